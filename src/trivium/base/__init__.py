@@ -1,0 +1,1 @@
+"""What every layer stands on: config, errors, logging, seeding, files, fingerprints."""

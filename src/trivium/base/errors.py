@@ -1,0 +1,46 @@
+"""The tree of errors. What a user can cause is an `InputError`; the rest ended a run.
+
+Every message says what was wrong, which value, where, and what to do.
+"""
+
+
+class TriviumError(Exception):
+    """Root of all errors raised on purpose. The command line exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(TriviumError, ValueError):
+    """The user's input was wrong: a flag, a recipe, a file, a path."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A recipe or flag has an unknown key, a wrong type or a value out of range."""
+
+
+class DataError(InputError):
+    """A corpus, SFT, preference or task file cannot be used: names file, line, field, reason."""
+
+
+class ModelError(InputError):
+    """A model or tokenizer directory is missing, incomplete or of an unsupported kind."""
+
+
+class RunDirError(InputError):
+    """A run directory holds something else than asked for, or is in use by another process."""
+
+
+class SandboxError(TriviumError, RuntimeError):
+    """The machine cannot confine programs as required, or the sandbox itself broke."""
+
+
+class StageFailed(TriviumError, RuntimeError):
+    """A stage stopped by its own checks: NaN loss, a reward model no better than chance, ..."""
+
+
+class Interrupted(TriviumError):
+    """Ctrl-C or SIGTERM; the run directory is resumable."""
+
+    exit_code = 130
