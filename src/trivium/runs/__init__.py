@@ -1,0 +1,22 @@
+"""Runs on disk: directories, manifests, metrics and lineage. The layout is described in docs/runs.md."""
+
+from trivium.runs.directory import RunDir, StageDir
+from trivium.runs.lineage import gather_lineage, list_runs, runs_table, write_lineage
+from trivium.runs.manifest import Manifest, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs.metrics import MetricsLog, read_metrics
+
+__all__ = [
+    "Manifest",
+    "MetricsLog",
+    "RunDir",
+    "StageDir",
+    "add_warning",
+    "close_stage",
+    "gather_lineage",
+    "list_runs",
+    "open_stage",
+    "read_manifest",
+    "read_metrics",
+    "runs_table",
+    "write_lineage",
+]

@@ -1,0 +1,139 @@
+"""Where a run's and a stage's files stand, and the lock that keeps two processes apart."""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trivium.base.errors import RunDirError
+
+SIMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class RunDir:
+    """One run: `runs/<name>/` with its artifacts, its stages' folders and its tables. Nothing is created here."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe_path(self) -> Path:
+        """The recipe as resolved, every default written out."""
+        return self.path / "recipe.toml"
+
+    @property
+    def lineage_path(self) -> Path:
+        return self.path / "lineage.json"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def utility_path(self) -> Path:
+        return self.path / "utility.jsonl"
+
+    @property
+    def preferences_path(self) -> Path:
+        return self.path / "preferences.db"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    def artifact(self, name: str) -> Path:
+        """Folder of a result: `M0`, `M1`, `R`, `M2`, `tokenizer`, ..."""
+        return self.path / _simple(name)
+
+    def stage(self, name: str) -> "StageDir":
+        return StageDir(self, _simple(name))
+
+    def stages(self) -> list["StageDir"]:
+        """The stages that left a manifest here, by name."""
+        return [StageDir(self, path.parent.name) for path in sorted(self.path.glob("*/manifest.json"))]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel releases the lock however the process ends.
+
+        Raises:
+            RunDirError: another process holds it, or the folder cannot be written or locked.
+        """
+        lock_path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunDirError(
+                f"cannot write to the run directory {self.path}: {error.strerror or error}. Choose another place."
+            ) from error
+        try:
+            self._take(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise RunDirError(
+                f"{self.path} is in use by process {holder or 'unknown'}. "
+                "Wait until it ends, stop it, or give this run another name."
+            ) from error
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path} cannot be locked ({error.strerror or error}): its file system has no file locks. "
+                "Put the run on a local disk."
+            ) from error
+
+
+class StageDir:
+    """One stage of a run: `runs/<name>/<stage>/`. Nothing is created here."""
+
+    def __init__(self, run: RunDir, name: str) -> None:
+        self.run = run
+        self.name = name
+        self.path = run.path / name
+
+    def __repr__(self) -> str:
+        return f"StageDir({str(self.path)!r})"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+
+def _simple(name: str) -> str:
+    """Names become folders that `--force` deletes: nothing that could lead elsewhere is accepted."""
+    if not SIMPLE_NAME.fullmatch(name):
+        raise RunDirError(f"{name!r} cannot name a stage or artifact. Use letters, digits, '.', '_' and '-'.")
+    return name
