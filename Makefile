@@ -1,0 +1,60 @@
+# Two commands matter: `make quickstart` and `make test`. Both set up .venv first, and both are safe to repeat.
+#   PYTHON=python3.12 make ...   uses another Python (3.11 or newer)
+#   ARGS="--seed 1"              is handed to the command behind a target
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint types bench check-learning gpu-check lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Made anew when missing, brought up to date when a pin or an entry point changed.
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Trivium needs Python 3.11 or newer; name one: PYTHON=python3.12 make ..." >&2; exit 2; }; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) (once, a few minutes)"
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps -e .
+	@touch $@
+
+setup: $(STAMP) ## make .venv with the pinned dependencies
+
+quickstart: $(STAMP) ## train M0, M1, R and M2 from built-in data, evaluate, write the report
+	@$(BIN)/trivium run $(ARGS)
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## pyright
+	$(BIN)/pyright
+
+# One thread for each of two workers: more only fight for the same cores.
+test: lint types ## lint, types and the whole test suite, a small pipeline from corpus to M2 included
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu and not network" $(ARGS)
+
+bench: $(STAMP) ## run the benchmarks
+	@if [ -d benchmarks ]; then set -e; for file in benchmarks/bench_*.py; do \
+		echo "== $$file"; $(BIN)/python $$file $(ARGS); done; \
+	else echo "there is no benchmarks folder yet"; fi
+
+check-learning: $(STAMP) ## the quickstart's learning figures, several full runs (long)
+	$(BIN)/python benchmarks/check_learning.py $(ARGS)
+
+# GPU_PYTHON=python3 uses a Python that already has torch instead of .venv.
+gpu-check: $(if $(GPU_PYTHON),,$(STAMP)) ## the tests that need a CUDA device
+	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu $(ARGS)
+
+lock: $(STAMP) ## choose the pins anew from pyproject.toml's ranges
+	$(BIN)/python scripts/lock.py
+
+clean: ## remove .venv and caches, never runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
