@@ -1,0 +1,40 @@
+"""What this machine is good at, measured rather than guessed."""
+
+import ctypes
+import functools
+import platform
+import time
+
+
+def tune_allocator() -> None:
+    """Keep freed tensors in the heap instead of returning them to the kernel at once (glibc only).
+
+    Every large tensor otherwise costs a fresh mapping and its page faults; training steps of a small
+    model on a CPU run about 1.1 to 1.5 times faster without them.
+    """
+    if platform.system() != "Linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):  # another C library: nothing to tune
+        return
+
+
+@functools.cache
+def bf16_speedup() -> float:
+    """How much faster a bf16 matrix product is than the same in fp32 here; takes a few hundredths of a second."""
+    import torch
+
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype)
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            left @ right
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -1,0 +1,66 @@
+"""The shape of a model."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trivium.base.config import Config
+
+
+class ModelConfig(Config):
+    """A decoder's shape; the defaults are the quickstart's."""
+
+    family: Literal["qwen3", "qwen2", "llama"] = "qwen3"
+    """Hugging Face architecture that the weights are saved as."""
+    vocab_size: int = Field(default=2048, ge=1)
+    """Rows of the embedding; the tokenizer's size."""
+    n_layers: int = Field(default=6, ge=1)
+    """Transformer blocks."""
+    d_model: int = Field(default=192, ge=1)
+    """Width of the residual stream."""
+    n_heads: int = Field(default=0, ge=0)
+    """Query heads; 0 takes d_model / 64, at least 1."""
+    n_kv_heads: int = Field(default=0, ge=0)
+    """Key/value heads (grouped-query attention); divides n_heads; 0 takes n_heads."""
+    head_dim: int = Field(default=0, ge=0)
+    """Width of a head, even; 0 takes d_model / n_heads."""
+    d_ff: int = Field(default=0, ge=0)
+    """Width of the SwiGLU hidden layer; 0 takes 8/3 d_model, rounded up to a multiple of 64."""
+    max_seq_len: int = Field(default=256, ge=2)
+    """Longest sequence, in tokens."""
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = True
+    """The output head shares the embedding's weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, values: dict) -> dict:
+        """Fill the zeros, so that a loaded config is the resolved one."""
+        values = dict(values)
+        d_model = int(values.get("d_model") or 192)
+        values["n_heads"] = int(values.get("n_heads") or 0) or max(1, d_model // 64)
+        values["n_kv_heads"] = int(values.get("n_kv_heads") or 0) or values["n_heads"]
+        values["head_dim"] = int(values.get("head_dim") or 0) or d_model // values["n_heads"]
+        values["d_ff"] = int(values.get("d_ff") or 0) or -(-d_model * 8 // 3 // 64) * 64
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}.")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding turns pairs of channels.")
+        return self
+
+    @property
+    def qk_norm(self) -> bool:
+        """Queries and keys are RMS-normalised per head (Qwen3)."""
+        return self.family == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Query, key and value projections have a bias (Qwen2)."""
+        return self.family == "qwen2"

@@ -1,0 +1,5 @@
+"""Optimisers, parameter groups and schedules."""
+
+from trivium.optim.optimizer import OptimConfig, Optimizer
+
+__all__ = ["OptimConfig", "Optimizer"]

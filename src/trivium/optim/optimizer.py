@@ -1,0 +1,122 @@
+"""AdamW and Muon behind one step: matrices inside the blocks may go to Muon, the rest always to AdamW."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trivium.base.config import Config
+from trivium.optim.schedule import Schedule, lr_scale
+
+
+class OptimConfig(Config):
+    """How weights are updated."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` gives the matrices inside the blocks to Muon and the rest to AdamW; `adamw` takes all."""
+    lr: float = Field(default=3e-3, ge=0)
+    """Peak learning rate of AdamW."""
+    muon_lr: float = Field(default=0.02, ge=0)
+    """Peak learning rate of Muon."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Momentum of Muon."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    grad_clip: float = Field(default=1.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Linear warm-up, in optimiser steps."""
+    schedule: Schedule = "linear"
+    """Shape of the decay: constant, linear or cosine."""
+    decay_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of all steps over which the rate decays to zero."""
+
+
+class Optimizer:
+    """One optimiser for a module: Muon (Jordan 2024) for hidden matrices, AdamW for everything else.
+
+    `step` returns the gradient norm before clipping. The rate is a function of the step number alone.
+    """
+
+    def __init__(self, module: nn.Module, config: OptimConfig, total_steps: int):
+        self.config, self.total_steps = config, total_steps
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        muon, decayed, plain = [], [], []
+        for name, parameter in self.parameters.items():
+            hidden = parameter.dim() == 2 and "blocks." in name
+            if hidden and config.kind == "muon":
+                muon.append(parameter)
+            elif parameter.dim() >= 2:
+                decayed.append(parameter)
+            else:
+                plain.append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True), config.lr)
+        ]
+        if muon:
+            part = torch.optim.Muon(
+                muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+            self.parts.append((part, config.muon_lr))
+
+    def scale(self, step: int) -> float:
+        """Factor on the peak rates at a step."""
+        config = self.config
+        return lr_scale(
+            step,
+            total_steps=self.total_steps,
+            warmup_steps=config.warmup_steps,
+            schedule=config.schedule,
+            decay_fraction=config.decay_fraction,
+        )
+
+    def step(self, step: int, count: float = 1.0) -> dict[str, float]:
+        """Divide the accumulated gradients by `count`, clip, update, and clear them.
+
+        Args:
+            step: 0-based number of this update; sets the rate.
+            count: global number of terms in the summed loss.
+        Returns:
+            `grad_norm` (before clipping) and `lr` (AdamW's).
+        """
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if count != 1.0:
+            torch._foreach_div_(gradients, float(count))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.grad_clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.grad_clip, norm)
+        for part, peak in self.parts:
+            for group in part.param_groups:
+                group["lr"] = peak * self.scale(step)
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return {"grad_norm": norm.item(), "lr": self.config.lr * self.scale(step)}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The moments by parameter name: `<name>/<moment>`; scalars are 0-d tensors."""
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        return {
+            f"{names[parameter]}/{key}": torch.as_tensor(value)
+            for part, _ in self.parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` returned."""
+        owner = {parameter: part for part, _ in self.parts for g in part.param_groups for parameter in g["params"]}
+        for key, value in tensors.items():
+            name, _, moment = key.rpartition("/")
+            parameter = self.parameters[name]
+            state: dict[str, Any] = owner[parameter].state[parameter]
+            state[moment] = value.clone()
