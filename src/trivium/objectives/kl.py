@@ -134,7 +134,7 @@ def best_of_n_kl(n: int) -> float:
 class KLController:
     """The KL coefficient gamma: constant, or steered so that the KL per sequence meets a target.
 
-    gamma <- gamma * (1 + clip(KL/target - 1, +-0.2) * n/horizon). Source: Ziegler 2019 (arXiv:1909.08593), section 2.2.
+    gamma <- gamma * (1 + clip(KL/target - 1, +-0.2) * n/horizon). Source: Ziegler 2019 (arXiv:1909.08593).
 
     Args:
         gamma: initial coefficient, reward per nat.

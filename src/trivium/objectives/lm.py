@@ -1,5 +1,6 @@
 """Next-token prediction: the loss of pretraining and of supervised fine-tuning."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def lm_loss(logits: Tensor, ids: Tensor, loss_mask: Tensor) -> LossOutput:
     return _token_loss(nll.sum(), mask.sum())
 
 
-def linear_lm_loss(hidden: Tensor, weight: Tensor, ids: Tensor, loss_mask: Tensor, chunk: int = 256) -> LossOutput:
+def linear_lm_loss(hidden: Tensor, weight: Tensor, ids: Tensor, loss_mask: Tensor, chunk: int = 1024) -> LossOutput:
     """`lm_loss(hidden @ weight.T, ids, loss_mask)` without ever holding all the logits.
 
     Only positions whose successor carries loss are projected. The gradient is computed chunk by chunk in the forward
@@ -33,20 +34,23 @@ def linear_lm_loss(hidden: Tensor, weight: Tensor, ids: Tensor, loss_mask: Tenso
 
     Args:
         hidden: (B, T, d) last hidden states, any float type.
-        weight: (V, d) output embedding, same type.
+        weight: (V, d) output embedding.
         ids: (B, T) int64.
         loss_mask: (B, T) bool, as in `lm_loss`.
         chunk: rows of logits held at a time.
     Returns:
         Sum over tokens in nats, count of tokens, metric `nll`.
     """
-    mask = loss_mask[:, 1:]
-    loss_sum: Tensor = _LinearNLLSum.apply(hidden[:, :-1][mask], weight, ids[:, 1:][mask], chunk)  # pyright: ignore
-    return _token_loss(loss_sum, mask.sum())
+    at = loss_mask[:, 1:].flatten().nonzero().squeeze(1)
+    rows = hidden[:, :-1].flatten(0, 1).index_select(0, at)  # cheaper backward than a mask
+    rows, weight = _operands(rows, weight)
+    targets = ids[:, 1:].flatten().index_select(0, at)
+    loss_sum: Tensor = _LinearNLLSum.apply(rows, weight, targets, chunk)  # pyright: ignore
+    return _token_loss(loss_sum, torch.tensor(at.numel(), device=at.device))
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 256, temperature: float = 1.0
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 1024, temperature: float = 1.0
 ) -> Tensor:
     """Per-token negative log-likelihood of `targets` under softmax(hidden @ weight.T / temperature), in chunks.
 
@@ -55,7 +59,7 @@ def linear_cross_entropy(
 
     Args:
         hidden: (N, d) any float type.
-        weight: (V, d) same type.
+        weight: (V, d).
         targets: (N,) int64.
         chunk: rows of logits held at a time.
         temperature: > 0.
@@ -66,6 +70,7 @@ def linear_cross_entropy(
     """
     if hidden.shape[:1] != targets.shape:
         raise ValueError(f"hidden {tuple(hidden.shape)} does not match targets {tuple(targets.shape)}.")
+    hidden, weight = _operands(hidden, weight)
     nll: Tensor = _LinearNLL.apply(hidden, weight, targets, chunk, temperature)  # pyright: ignore
     return nll
 
@@ -74,8 +79,48 @@ def _token_loss(loss_sum: Tensor, count: Tensor) -> LossOutput:
     return LossOutput(loss_sum, count, {"nll": loss_sum.detach() / count.clamp(min=1)})
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one type, as `F.linear` would have them: autocast's where that is on, else that of `hidden`."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return hidden.to(dtype), weight.to(dtype)
+
+
+class _Softmax:
+    """Buffers for one chunk of logits at a time: allocating them anew would cost more than the softmax itself."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, chunk: int) -> None:
+        shape = (min(chunk, hidden.shape[0]), weight.shape[0])
+        self.wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.chunk = chunk
+        self.raw = hidden.new_empty(shape)
+        self.logits = hidden.new_empty(shape, dtype=self.wide)
+        self.probs = hidden.new_empty(shape, dtype=self.wide)
+
+    def parts(self, rows: int) -> Iterator[slice]:
+        """Slices of at most `chunk` rows."""
+        return (slice(start, min(start + self.chunk, rows)) for start in range(0, rows, self.chunk))
+
+    def forward(self, rows: Tensor, weight: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        """NLL of `ids` (n, 1) given `rows` (n, d): (n,). Leaves the probabilities (n, V) in `probs`."""
+        n = rows.shape[0]
+        logits, probs = self.logits[:n], self.probs[:n]
+        logits.copy_(torch.mm(rows, weight.t(), out=self.raw[:n]))
+        if temperature != 1.0:
+            logits /= temperature
+        torch.softmax(logits, 1, out=probs)
+        # log(sum(exp)) from what the fused softmax leaves: the largest logit less the log of its probability, >= 1/V.
+        norms = logits.amax(1) - probs.amax(1).log()
+        return norms - logits.gather(1, ids).squeeze(1)
+
+    def error(self, ids: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Gradient of the last chunk's NLL, times `scale` (n, 1), by its logits: (n, V) in the inputs' type."""
+        n = ids.shape[0]
+        probs = self.probs[:n]
+        probs.scatter_add_(1, ids, probs.new_full((n, 1), -1.0))
+        if scale is not None:
+            probs *= scale
+        return self.raw[:n].copy_(probs)
 
 
 class _LinearNLLSum(torch.autograd.Function):
@@ -83,24 +128,17 @@ class _LinearNLLSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        wide = _wide(hidden.dtype)
+        softmax = _Softmax(hidden, weight, chunk)
+        total = torch.zeros((), dtype=softmax.wide, device=hidden.device)
         differentiable = any(ctx.needs_input_grad[:2])
-        hidden_grad = torch.empty_like(hidden) if differentiable else None
-        weight_grad = torch.zeros_like(weight, dtype=wide) if differentiable else None
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk):
-            rows, ids = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = (rows @ weight.t()).to(wide)  # (chunk, V)
-            logits -= logits.amax(1, keepdim=True)
-            picked = logits.gather(1, ids)
-            probs = logits.exp_()
-            norm = probs.sum(1, keepdim=True)
-            total += (norm.log() - picked).sum()
+        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if differentiable else None
+        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if differentiable else None
+        for part in softmax.parts(hidden.shape[0]):
+            rows, ids = hidden[part], targets[part, None]
+            total += softmax.forward(rows, weight, ids, 1.0).sum()
             if hidden_grad is not None and weight_grad is not None:
-                probs /= norm
-                probs.scatter_add_(1, ids, -torch.ones_like(picked))
-                error = probs.to(hidden.dtype)
-                torch.mm(error, weight, out=hidden_grad[start : start + chunk])
+                error = softmax.error(ids)
+                torch.mm(error, weight, out=hidden_grad[part])
                 weight_grad += error.t() @ rows
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
@@ -114,35 +152,29 @@ class _LinearNLLSum(torch.autograd.Function):
 
 
 class _LinearNLL(torch.autograd.Function):
-    """NLL of each token; backward recomputes the chunk's logits and needs no maximum, for it has the normaliser."""
+    """NLL of each token; the backward pass forms the logits again, for only then are the tokens' weights known."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, temperature: float) -> Tensor:
-        wide = _wide(hidden.dtype)
-        norms = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
-        picked = torch.empty_like(norms)
-        for start in range(0, hidden.shape[0], chunk):
-            part = slice(start, start + chunk)
-            logits = (hidden[part] @ weight.t()).to(wide) / temperature  # (chunk, V)
-            norms[part] = torch.logsumexp(logits, 1)
-            picked[part] = logits.gather(1, targets[part, None]).squeeze(1)
-        ctx.save_for_backward(hidden, weight, targets, norms)
+        softmax = _Softmax(hidden, weight, chunk)
+        nll = torch.empty(hidden.shape[0], dtype=softmax.wide, device=hidden.device)
+        for part in softmax.parts(hidden.shape[0]):
+            nll[part] = softmax.forward(hidden[part], weight, targets[part, None], temperature)
+        ctx.save_for_backward(hidden, weight, targets)
         ctx.chunk, ctx.temperature = chunk, temperature
-        return norms - picked
+        return nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, targets, norms = ctx.saved_tensors
-        hidden_grad = torch.empty_like(hidden)
-        weight_grad = torch.zeros_like(weight, dtype=norms.dtype)
-        for start in range(0, hidden.shape[0], ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            rows = hidden[part]
-            logits = (rows @ weight.t()).to(norms.dtype) / ctx.temperature
-            probs = logits.sub_(norms[part, None]).exp_()
-            probs.scatter_add_(1, targets[part, None], probs.new_full((rows.shape[0], 1), -1.0))
-            error = probs.mul_(grad[part, None] / ctx.temperature).to(hidden.dtype)
-            hidden_grad[part] = error @ weight
+        hidden, weight, targets = ctx.saved_tensors
+        softmax = _Softmax(hidden, weight, ctx.chunk)
+        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        weight_grad = torch.zeros_like(weight, dtype=softmax.wide)
+        for part in softmax.parts(hidden.shape[0]):
+            rows, ids = hidden[part], targets[part, None]
+            softmax.forward(rows, weight, ids, ctx.temperature)
+            error = softmax.error(ids, grad[part, None] / ctx.temperature)
+            torch.mm(error, weight, out=hidden_grad[part])
             weight_grad += error.t() @ rows
         return hidden_grad, weight_grad.to(weight.dtype), None, None, None

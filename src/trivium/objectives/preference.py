@@ -52,7 +52,7 @@ def ranking_loss(
     arXiv:2203.02155, eq. 1). `plackett_luce`: mean over a prompt's choices of -log(exp(r_i) / sum over i and all that
     rank below it); equal to `pairs` for two completions. Ties: `drop` leaves tied pairs out; `davidson` (Davidson
     1970) models them with one learned nu, P(tie) ~ nu exp((r_i + r_j)/2); `half` scores them as half a win each, which
-    shrinks scores. Centering adds centering * 4 * (mean_i r_i)^2, which pins the free constant and leaves differences alone.
+    shrinks scores. Centering adds centering * 4 * (mean_i r_i)^2: it pins the free constant, differences stay.
 
     Args:
         scores: (B, K), or (K,) for one prompt.

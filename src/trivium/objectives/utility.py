@@ -56,7 +56,7 @@ def ratio_and_se(sums: Tensor, counts: Tensor) -> tuple[float, float]:
     """sum(sums) / sum(counts) with its standard error over clusters, e.g. NLL per token over documents.
 
     Tokens of one document are not independent, documents are: the error is the ratio estimator's (Cochran, "Sampling
-    Techniques", section 6.4).
+    Techniques", chapter 6).
 
     Args:
         sums: (n,) one total per cluster.
