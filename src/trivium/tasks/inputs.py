@@ -3,11 +3,12 @@
 from random import Random
 from typing import Any
 
-WORDS: list[str] = """
+_WORD_LIST = """
 apple ant area eagle ease echo ink iris idea nest note noon open oven onion river red rose sun snow stone tree tea train
 table orange green blue cat dog bird house garden letter water at in on is an elephant umbrella morning evening summer
 winter light book map kite lemon moon music paper queen radio yellow zebra nation insect error street
-""".split()
+"""
+WORDS: tuple[str, ...] = tuple(_WORD_LIST.split())
 TEXTS = tuple(word if index % 3 else word.title() for index, word in enumerate(WORDS))
 _BY_LETTER = {letter: [word for word in WORDS if letter in word] for letter in "abcdefghijklmnopqrstuvwxyz"}
 

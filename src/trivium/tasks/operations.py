@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 CONSTANTS: dict[str, tuple[int | str | None, ...]] = {
     "number": tuple(range(2, 10)),
+    "divisor": tuple(range(3, 10)),
     "few": (2, 3, 4),
     "length": (3, 4, 5, 6),
     "letter": tuple("aeinorst"),
     "default": (-1, 0, None),
 }
-"""Kinds of constants and the values each may take."""
+"""Kinds of constants and the values each may take. A divisor is not 2, which would be another name for even or odd."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ FILTERS = _table(
         "multiple",
         "x % $ == 0",
         ("the multiples of $", "the numbers divisible by $"),
-        constant="number",
+        constant="divisor",
         each="multiple of $",
     ),
     Operation(
         "indivisible",
         "x % $ != 0",
         ("the numbers not divisible by $",),
-        constant="number",
+        constant="divisor",
         each="number not divisible by $",
     ),
     Operation(
