@@ -1,0 +1,190 @@
+"""Preference files in and out of the store: JSON lines, each record checked and named when it is bad."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trivium.base.errors import DataError
+from trivium.base.jsonl import read_json_records, write_json_records
+from trivium.preferences.dialects import FieldError, parse_record
+from trivium.preferences.judgement import Judgement, Prompt, Sample, judged_pairs
+from trivium.preferences.statistics import contradictions
+from trivium.preferences.store import PreferenceStore
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import brought, and what it left out."""
+
+    path: str
+    records: int
+    """Records read, bad ones not counted."""
+    judgements: int
+    """Judgements that are new in the store."""
+    duplicates: int
+    """Judgements that the store held already, or that the file repeats."""
+    kept_split: int
+    """Records that ask for another split than the one their prompt is in already."""
+    pairs: dict[str, int]
+    """Pairs read (`pairs`, `ties`) and pairs that no training will use (`equal`, `empty`, `ids_only`)."""
+    contradictions: int
+    """Pairs of answers that the store now holds judged both ways."""
+    skipped: tuple[str, ...] = ()
+    """Where and why bad records were left out."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Fields that the record form does not know, and how often they came."""
+
+    def lines(self) -> list[str]:
+        """The report as sentences, most important first."""
+        pairs = Counter(self.pairs)
+        text = [
+            f"{self.path}: {self.records} records, {self.judgements} new judgements, "
+            f"{self.duplicates} there already or repeated"
+        ]
+        if self.skipped:
+            text.append(f"{len(self.skipped)} bad records skipped, the first: {self.skipped[0]}")
+        text.append(
+            f"{pairs['pairs']} pairs and {pairs['ties']} ties to learn from; left out of training: {pairs['equal']} "
+            f"of equal answers, {pairs['empty']} with an empty one, {pairs['ids_only']} without text"
+        )
+        if self.contradictions:
+            text.append(f"{self.contradictions} pairs of answers are judged both ways")
+        if self.kept_split:
+            text.append(f"{self.kept_split} records name another split than their prompt's; the prompt's was kept")
+        if self.ignored:
+            names = ", ".join(f"{name} ({count})" for name, count in sorted(self.ignored.items()))
+            text.append(f"fields that were not used: {names}")
+        return text
+
+
+def import_preferences(
+    path: Path | str, store: PreferenceStore, on_error: Literal["stop", "skip"] = "stop"
+) -> ImportReport:
+    """Read a preference file into the store, whole or not at all.
+
+    Files are JSONL (`.gz`, `.zst`) or a `.json` array, in any form of `DIALECTS`, mixed if need be. Importing a file
+    again adds nothing.
+
+    Args:
+        path: the file.
+        store: where judgements go.
+        on_error: `stop` raises at the first bad record and leaves the store as it was; `skip` lists them.
+    Raises:
+        DataError: names file, line, field and reason.
+    """
+    records = 0
+    skipped: list[str] = []
+    ignored: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+
+    def judgements() -> Iterator[Judgement]:
+        nonlocal records
+        for record in read_json_records(path):
+            try:
+                if record.problem:
+                    raise FieldError("", record.problem)
+                parsed = parse_record(record.value)
+            except FieldError as error:
+                if on_error == "stop":
+                    raise DataError(
+                        f"{record.where}: {error}. Correct the record, or leave bad ones out with on_error = skip."
+                    ) from None
+                skipped.append(f"{record.where}: {error}")
+                continue
+            records += 1
+            ignored.update(parsed.ignored)
+            for judgement in parsed.judgements:
+                pairs.update(_pair_counts(judgement))
+                yield judgement
+
+    with store.transaction():
+        added = store.add_judgements(judgements())
+        if not added.keys:
+            first = f" The first of {len(skipped)} bad records: {skipped[0]}." if skipped else ""
+            raise DataError(f"{path} holds no preference.{first}")
+    return ImportReport(
+        path=str(path),
+        records=records,
+        judgements=added.new,
+        duplicates=added.duplicates,
+        kept_split=added.kept_split,
+        pairs=dict(pairs),
+        contradictions=contradictions(store),
+        skipped=tuple(skipped),
+        ignored=dict(ignored),
+    )
+
+
+def export_preferences(
+    store: PreferenceStore,
+    path: Path | str,
+    form: Literal["full", "pairs"] = "full",
+    *,
+    split: str | None = None,
+    source: str | None = None,
+    round: int | None = None,
+) -> int:
+    """Write the judgements in force as JSONL (`.gz` by suffix); the same content gives the same bytes.
+
+    `full` keeps everything, so that importing the file rebuilds them: pairs of plain texts in pair form, others in
+    ranking form. `pairs` spells rankings out as pairs for other tools, and leaves out what `judged_pairs` leaves out.
+
+    Returns:
+        The number of records written.
+    """
+    if form == "pairs":
+        pairs = (pair.model_dump(exclude_defaults=True) for pair in store.pairs(split, source, round))
+        return write_json_records(path, pairs)
+    judgements = (stored.judgement for stored in store.judgements(split, source, round))
+    return write_json_records(path, (_record(judgement) for judgement in judgements))
+
+
+def _pair_counts(judgement: Judgement) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for _ in judged_pairs(judgement, counts):
+        pass
+    return counts
+
+
+def _record(judgement: Judgement) -> dict[str, Any]:
+    """The judgement as a record, defaults left out; what it superseded is history and stays in the store."""
+    names = ("source", "annotator", "split", "margin", "agreement", "comment", "details")
+    common = {name: value for name in names if (value := getattr(judgement, name)) not in (None, "", {})}
+    head = {"id": judgement.id} if judgement.id else {}
+    prompt = _prompt_value(judgement.prompt)
+    if not _is_plain_pair(judgement):
+        return {
+            **head,
+            "prompt": prompt,
+            "completions": [_answer(sample) for sample in judgement.completions],
+            "ranking": judgement.ranking,
+            **common,
+        }
+    chosen, rejected = judgement.completions
+    outcomes = {"chosen_passed": chosen.passed, "rejected_passed": rejected.passed}
+    return {
+        **head,
+        "prompt": prompt,
+        "chosen": chosen.text,
+        "rejected": rejected.text,
+        **({"tie": True} if len(judgement.ranking) == 1 else {}),
+        **{name: value for name, value in outcomes.items() if value is not None},
+        **common,
+    }
+
+
+def _is_plain_pair(judgement: Judgement) -> bool:
+    """Whether the pair form says it all: two texts, the first at least as good, nothing known but whether they pass."""
+    return judgement.tiers in ((0, 1), (0, 0)) and all(
+        sample == Sample(text=sample.text, passed=sample.passed) for sample in judgement.completions
+    )
+
+
+def _answer(sample: Sample) -> dict[str, Any]:
+    return {"text": sample.text, **sample.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _prompt_value(prompt: Prompt) -> Any:
+    return prompt if isinstance(prompt, str) else [message.model_dump() for message in prompt]
