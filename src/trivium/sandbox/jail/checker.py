@@ -1,0 +1,329 @@
+"""The process that runs the tests. The program is reached through proxies; only data comes back from it."""
+
+import ast
+import builtins
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import wire
+
+MAX_MESSAGE = 200
+GONE_STATUS = 3  # this process's exit status when the program went away first
+
+
+class ProgramGone(BaseException):
+    """The program's process closed its end: not an `Exception`, so that no test can swallow it."""
+
+
+class ProgramError(Exception):
+    """The program raised what must not act as itself here: StopIteration, AssertionError, its own classes."""
+
+
+class OpaqueError(Exception):
+    """A test compared an object that only the program could compare."""
+
+
+class Handle:
+    """An object of the program: usable through proxied operations, never comparable."""
+
+    __slots__ = ("_handle_key", "_handle_kind", "_handle_link")
+
+    def __init__(self, link: "Link", key: int, kind: str) -> None:
+        object.__setattr__(self, "_handle_link", link)
+        object.__setattr__(self, "_handle_key", key)
+        object.__setattr__(self, "_handle_kind", kind)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._handle_link.call(self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._handle_link.ask("getattr", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._handle_link.ask("setattr", self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._handle_link.ask("delattr", self, name)
+
+    def __next__(self) -> Any:
+        return self._handle_link.ask("next", self)
+
+    def __exit__(self, *exception: object) -> Any:
+        return self._handle_link.ask("exit", self)
+
+    def _opaque(self, *others: object) -> Any:
+        raise OpaqueError(f"a {self._handle_kind} of the program cannot be compared here; only plain data can")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _opaque
+    __hash__ = _opaque  # pyright: ignore[reportAssignmentType]
+
+
+def _forward(operation: str, swapped: bool = False) -> Callable[..., Any]:
+    def method(self: Handle, *args: Any) -> Any:
+        return self._handle_link.ask(operation, *((*args, self) if swapped else (self, *args)))
+
+    return method
+
+
+for _name in "getitem setitem delitem contains enter iter len str repr neg pos abs invert index".split():
+    setattr(Handle, f"__{_name}__", _forward(_name))
+for _name in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split():
+    setattr(Handle, f"__{_name.strip('_')}__", _forward(_name))
+    setattr(Handle, f"__r{_name.strip('_')}__", _forward(_name, swapped=True))
+
+
+class Link:
+    """Requests to the program and its answers; whatever arrives is untrusted."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._callbacks: list[Callable[..., Any]] = []
+
+    def loaded(self) -> None:
+        """Wait for the program to load. Raises what it raised."""
+        message = self._receive()
+        if message[0] != "loaded":
+            raise self._error(message)
+
+    def names(self, names: list[str]) -> dict[str, Any]:
+        """The program's values of those names that it defines."""
+        message = self._exchange(["names", names, ["d"]])
+        if type(message[1]) is not dict:
+            raise ProgramError("the program's answer is malformed")
+        return {name: self._decode(tree) for name, tree in message[1].items() if name in names}
+
+    def ask(self, operation: str, *args: Any) -> Any:
+        """Perform an operation in the program's process and return its data or a handle."""
+        message = self._exchange([operation, [self._encode(arg) for arg in args], ["d"]])
+        if message[0] == "stopped" and operation == "next":
+            raise StopIteration
+        return self._returned(message)
+
+    def call(self, function: Handle, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function of the program; what it changed in place is changed here too."""
+        trees = [self._encode(function), *(self._encode(arg) for arg in args)]
+        message = self._exchange(["call", trees, self._encode(kwargs)])
+        result = self._returned(message)
+        changed = message[2] if len(message) > 2 else []
+        if type(changed) is list:
+            for entry in changed:
+                self._copy_back(args, entry)
+        return result
+
+    def _copy_back(self, args: tuple[Any, ...], entry: Any) -> None:
+        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not int or not 1 <= entry[0] <= len(args):
+            raise ProgramError("the program's answer is malformed")
+        old, new = args[entry[0] - 1], self._decode(entry[1])
+        if type(old) is not type(new):
+            raise ProgramError("the program's answer is malformed")
+        if type(old) is list or type(old) is bytearray:
+            old[:] = new
+        elif type(old) is dict or type(old) is set:
+            old.clear()
+            old.update(new)
+
+    def _exchange(self, request: list[Any]) -> list[Any]:
+        self._send(request)
+        while True:
+            message = self._receive()
+            if message[0] != "call":
+                return message
+            self._send(self._serve_callback(message))
+
+    def _serve_callback(self, message: list[Any]) -> list[Any]:
+        try:
+            _, key, args, kwargs = message
+            result = self._callbacks[key](*self._decode(args), **self._decode(kwargs))
+            return ["returned", self._encode(result)]
+        except Exception as error:
+            name = type(error).__name__
+            return ["raised", name if _builtin_exception(name) else "RuntimeError", str(error)[:MAX_MESSAGE]]
+
+    def _returned(self, message: list[Any]) -> Any:
+        if message[0] != "returned" or len(message) < 2:
+            raise self._error(message)
+        return self._decode(message[1])
+
+    def _error(self, message: list[Any]) -> Exception:
+        """The builtin exception that the program named; anything else becomes a ProgramError."""
+        if message[0] != "raised" or len(message) != 4:
+            return ProgramError("the program's answer is malformed")
+        _, name, args, own_name = message
+        kind = _builtin_exception(name) if name == own_name or name != "Exception" else None
+        try:
+            values = [self._decode(arg) for arg in args]
+            if kind is not None:
+                return kind(*values)
+            return ProgramError(": ".join([str(own_name), *(str(value) for value in values)])[:MAX_MESSAGE])
+        except Exception:
+            return ProgramError(str(own_name)[:MAX_MESSAGE])
+
+    def _send(self, message: list[Any]) -> None:
+        try:
+            wire.send(self._descriptor, message)
+        except OSError:
+            raise ProgramGone from None
+
+    def _receive(self) -> list[Any]:
+        try:
+            message = wire.receive(self._descriptor)
+        except EOFError:
+            raise ProgramGone from None
+        except wire.WireError as error:
+            raise ProgramGone from error  # a broken stream cannot be read on
+        if type(message) is not list or not message or type(message[0]) is not str:
+            raise ProgramError("the program's answer is malformed")
+        return message
+
+    def _encode(self, value: Any) -> Any:
+        return wire.encode(value, self._reference)
+
+    def _reference(self, value: Any) -> list[Any]:
+        if type(value) is Handle:
+            return ["h", value._handle_key]
+        if callable(value):
+            self._callbacks.append(value)
+            return ["f", len(self._callbacks) - 1]
+        raise TypeError(f"a {type(value).__name__} of the tests cannot be passed to the program")
+
+    def _decode(self, tree: Any) -> Any:
+        try:
+            return wire.decode(tree, self._resolve)
+        except wire.WireError as error:
+            raise ProgramError(str(error)) from None
+
+    def _resolve(self, tag: str, key: Any) -> Any:
+        if tag != "h" or type(key) is not int:
+            raise wire.WireError("unknown tag")
+        return Handle(self, key, "object")
+
+
+_ACTING = {"StopIteration", "StopAsyncIteration", "AssertionError"}
+
+
+def _builtin_exception(name: Any) -> type[Exception] | None:
+    kind = getattr(builtins, name, None) if type(name) is str and name not in _ACTING else None
+    return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
+
+
+def free_names(sources: list[str]) -> list[str]:
+    """Names that the sources use but do not define and that are no builtins: those the program is to supply.
+
+    A standard module used by attribute (`math.isclose`) is supplied by the checker itself.
+    """
+    used: dict[str, None] = {}
+    defined: set[str] = set()
+    for source in sources:
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                if isinstance(node.ctx, ast.Load):
+                    used[node.id] = None
+                else:
+                    defined.add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.arg):
+                defined.add(node.arg)
+            elif isinstance(node, ast.alias):
+                defined.add((node.asname or node.name).split(".")[0])
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                defined.add(node.name)
+    return [name for name in used if name not in defined and not hasattr(builtins, name)]
+
+
+class Checker:
+    """Runs one program's tests and reports each to the host as soon as it is known."""
+
+    def __init__(self, link: Link, host: int, order: dict[str, Any]) -> None:
+        self._link = link
+        self._host = host
+        self._tests: list[str] = order["tests"]
+        self._prelude: str = order["prelude"]
+        self._entry_points: list[str] | None = order["entry_points"]
+        self._namespace: dict[str, Any] = {"__name__": "__tests__"}
+        self.gone = False
+
+    def run(self) -> None:
+        """Check everything; each test gets exactly one report, and the last report is their number."""
+        failure = self._outcome(self._prepare)
+        for index, test in enumerate(self._tests):
+            if failure is not None:
+                self._report(*failure)
+                continue
+            start = time.perf_counter()
+            outcome = self._outcome(lambda source=test, i=index: self._execute(source, f"<test {i + 1}>"))
+            status, _, kind, message = outcome or ("passed", 0.0, "", "")
+            self._report(status, time.perf_counter() - start, kind, message)
+            if self.gone:
+                failure = ("error", 0.0, "exit", "the program is gone")
+        self._report("done", float(len(self._tests)), "", "")
+
+    def _prepare(self) -> None:
+        names = self._entry_points
+        if names is None:
+            names = free_names([self._prelude, *self._tests])
+        try:
+            self._link.loaded()
+            values = self._link.names(names)
+        except Exception as error:
+            error.add_note("load")
+            raise
+        for name in names:
+            if name not in values and self._entry_points is None and name in sys.stdlib_module_names:
+                values[name] = __import__(name)
+        # before the prelude, which may use them, and after it, as it may hold a stub of the same name
+        self._namespace.update(values)
+        if self._prelude:
+            self._execute(self._prelude, "<prelude>")
+            self._namespace.update(values)
+
+    def _execute(self, source: str, name: str) -> None:
+        exec(compile(source, name, "exec", dont_inherit=True), self._namespace)
+
+    def _outcome(self, action: Callable[[], None]) -> tuple[str, float, str, str] | None:
+        """None if the action ended well, else a report of why not."""
+        try:
+            action()
+        except ProgramGone:
+            self.gone = True
+            return ("error", 0.0, "exit", "the program is gone")
+        except BaseException as error:
+            notes = getattr(error, "__notes__", ())
+            kind = "load" if "load" in notes else _KINDS.get(type(error), "raised")
+            if isinstance(error, MemoryError):
+                kind = "memory"
+            if isinstance(error, AssertionError):
+                return ("failed", 0.0, "assertion", _text(error))
+            return ("error", 0.0, kind, f"{type(error).__name__}: {_text(error)}")
+        return None
+
+    def _report(self, status: str, seconds: float, kind: str, message: str) -> None:
+        text = message[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+        os.write(self._host, json.dumps([status, round(seconds, 6), kind, text]).encode() + b"\n")
+
+
+_KINDS: dict[type[BaseException], str] = {OpaqueError: "opaque", SyntaxError: "bad_test"}
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def run(link: int, host: int) -> None:
+    """Read the tests from the host and run them. Called in a locked-up process; never returns."""
+    size = int.from_bytes(wire.read_exactly(host, 4), "big")
+    order = json.loads(wire.read_exactly(host, size))
+    checker = Checker(Link(link), host, order)
+    checker.run()
+    os._exit(GONE_STATUS if checker.gone else 0)

@@ -1,0 +1,242 @@
+"""`Sandbox`: run untrusted programs against tests, confined by the kernel, at hundreds a second."""
+
+import json
+import queue
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from trivium.base.errors import SandboxError
+
+from . import machine
+from .limits import MIB, Job, Limits
+from .result import LEVELS, Finding, Level, Result
+from .verdict import compose, invalid
+from .worker import LevelRefused, Worker, WorkerLost
+
+_REMEDIES = {
+    "namespaces": (
+        "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+        "kernel.apparmor_restrict_unprivileged_userns=0), or in a container add "
+        "--security-opt seccomp=unconfined --cap-add SYS_ADMIN"
+    ),
+    "Landlock": "Use Linux 5.13 or later with landlock among the lsm= boot parameters, and Docker 20.10.10 or later",
+    "seccomp": "Use Linux on x86-64 or aarch64 with CONFIG_SECCOMP_FILTER",
+    "a root of its own": "Give the container CAP_SYS_ADMIN, or run outside of it",
+}
+
+
+class Sandbox:
+    """Workers that run untrusted programs. A context manager; may be used from many threads.
+
+    The level in force is the strongest that this machine proves at start: `jailed` (namespaces, seccomp, Landlock),
+    `isolated` (seccomp, Landlock) or `limited` (resource limits alone: not safe).
+    """
+
+    def __init__(self, workers: int = 2, minimum: Level = "isolated", scratch_bytes: int = 16 * MIB) -> None:
+        """Start the workers and prove their level.
+
+        Args:
+            workers: programs that run at a time.
+            minimum: refuse to start below this level; `limited` must be asked for by name.
+            scratch_bytes: size of each program's scratch directory.
+        Raises:
+            SandboxError: the machine does not reach `minimum`; says what is missing and how to get it.
+        """
+        if workers < 1:
+            raise SandboxError(f"workers is {workers}, expected at least 1. Set workers = 2.")
+        if minimum not in LEVELS:
+            raise SandboxError(f"minimum is {minimum!r}, expected one of {', '.join(LEVELS)}.")
+        self._scratch_bytes = scratch_bytes
+        self._minimum: Level = minimum
+        self.workers = workers
+        self.level: Level = "limited"
+        """The level in force."""
+        self.why: list[Finding] = []
+        """What was found while the level was proved."""
+        self._closed = False
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        first = self._start_best()
+        for worker in (first, *[None] * (workers - 1)):  # the others start when first needed
+            self._idle.put(worker)
+        while self._idle.queue[-1] is not first:  # the started one is taken first
+            self._idle.queue.reverse()
+
+    def run(
+        self,
+        program: str,
+        tests: Sequence[str],
+        *,
+        prelude: str = "",
+        entry_points: Sequence[str] | None = None,
+        limits: Limits = Limits(),
+    ) -> Result:
+        """Run one program against its tests; see `Job` for the arguments. Waits for a free worker.
+
+        Raises:
+            SandboxError: the sandbox is closed. Whatever the program does ends in a `Result`.
+        """
+        return self.run_job(Job(program, tests, prelude, entry_points, limits))
+
+    def run_job(self, job: Job) -> Result:
+        """Run one job. Raises SandboxError if the sandbox is closed."""
+        if not job.tests:
+            return invalid("no_tests", "there are no tests", self.level)
+        source, order = _frame_source(job), _frame_tests(job)
+        problem = ""
+        for _ in range(2):
+            worker = self._take()
+            try:
+                outcome = worker.run(job, source, order)
+            except WorkerLost as error:
+                problem = str(error)
+                worker.kill()
+                worker = None
+                continue
+            except BaseException:
+                worker.kill()
+                worker = None
+                raise
+            else:
+                if not outcome.report.get("clean", True):  # something stays in its scratch directory
+                    worker.kill()
+                    worker = None
+                return compose(outcome, len(job.tests), job.limits, self.level)
+            finally:
+                self._idle.put(worker)
+        return invalid("worker_lost", problem, self.level)
+
+    def run_many(self, jobs: Iterable[Job], progress: Callable[[int], None] | None = None) -> list[Result]:
+        """Run jobs on all workers; results in the jobs' order.
+
+        Args:
+            jobs: drawn as workers become free.
+            progress: called with the number of jobs done after each.
+        Raises:
+            SandboxError: the sandbox is closed.
+        """
+        source = enumerate(jobs)
+        lock = threading.Lock()
+        results: dict[int, Result] = {}
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            while not failures:
+                try:
+                    with lock:
+                        index, job = next(source)
+                    result = self.run_job(job)
+                    with lock:
+                        results[index] = result
+                        if progress is not None:
+                            progress(len(results))
+                except StopIteration:
+                    return
+                except BaseException as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(self.workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as interruption:  # Ctrl-C: let the threads stop after their programs
+            failures.append(interruption)
+            raise
+        if failures:
+            raise failures[0]
+        return [results[index] for index in range(len(results))]
+
+    def close(self) -> None:
+        """End the workers. Programs that still run are finished first."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in range(self.workers):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _take(self) -> Worker:
+        if self._closed:
+            raise SandboxError("The sandbox is closed. Run programs inside its with block.")
+        worker = self._idle.get()
+        if worker is None:
+            try:
+                worker = self._start(self.level)
+            except BaseException:
+                self._idle.put(None)
+                raise
+        return worker
+
+    def _start(self, level: Level) -> Worker:
+        """A worker of exactly this level. Raises SandboxError."""
+        with machine.targets() as target:
+            try:
+                worker = Worker(machine.plan(level, self._scratch_bytes, target))
+            except LevelRefused as refusal:
+                raise SandboxError(f"A worker could not be locked up as the first one was: {refusal}") from None
+        if worker.hello["through"] and level != "limited":
+            worker.kill()
+            raise SandboxError(f"A worker's probe got through: {', '.join(worker.hello['through'])}")
+        return worker
+
+    def _start_best(self) -> Worker:
+        """The first worker, at the strongest level that it proves. Raises SandboxError below the minimum."""
+        with machine.targets() as target:
+            for level in reversed(LEVELS):
+                if LEVELS.index(level) < LEVELS.index(self._minimum):
+                    break
+                try:
+                    worker = Worker(machine.plan(level, self._scratch_bytes, target))
+                except LevelRefused as refusal:
+                    about, _, detail = str(refusal).partition(": ")
+                    self.why.append(Finding(about, f"{detail} (needed for {level})", _REMEDIES.get(about, "")))
+                    continue
+                through: list[str] = worker.hello["through"]
+                if through and level != "limited":
+                    worker.kill()
+                    detail = f"at level {level} a locked-up process could {', '.join(through)}"
+                    self.why.append(Finding("probe", detail, "Report this together with the kernel's version"))
+                    continue
+                self._describe(worker, level, through)
+                return worker
+        reasons = "; ".join(str(finding) for finding in self.why)
+        raise SandboxError(
+            f"This machine does not reach the sandbox level {self._minimum!r}: {reasons}. "
+            "To run untrusted programs with resource limits alone, which is not safe, set minimum = 'limited'."
+        )
+
+    def _describe(self, worker: Worker, level: Level, through: list[str]) -> None:
+        self.level = level
+        self.why += [Finding(about, detail) for about, detail in worker.hello["findings"]]
+        if through:
+            self.why.append(Finding("probe", f"a program could {', '.join(through)}"))
+        else:
+            self.why.append(Finding("probe", "nothing got through"))
+        if level == "limited":
+            warnings.warn(
+                "The sandbox runs at level 'limited': programs are not confined and may harm this machine.", stacklevel=4
+            )
+
+
+def _frame_source(job: Job) -> bytes:
+    source = job.program.encode("utf-8", "surrogatepass")
+    return struct.pack(">I", len(source)) + source
+
+
+def _frame_tests(job: Job) -> bytes:
+    entry_points = None if job.entry_points is None else list(job.entry_points)
+    order = {"tests": list(job.tests), "prelude": job.prelude, "entry_points": entry_points}
+    payload = json.dumps(order).encode()
+    return struct.pack(">I", len(payload)) + payload
