@@ -31,7 +31,7 @@ class Option:
     @property
     def kind(self) -> str:
         """`bool`, `sequence`, `open` (keys below it are not known beforehand) or `scalar`."""
-        kinds = {_kind(part) for part in _alternatives(self.field.annotation)}
+        kinds = {_kind(part) for part in parts_of_union(self.field.annotation)}
         return next((kind for kind in ("open", "sequence", "bool") if kind in kinds), "scalar")
 
 
@@ -41,7 +41,7 @@ def read_flags(cls: type[Config], flags: Sequence[str]) -> Iterator[tuple[tuple[
     Raises:
         ConfigError: an unknown option, a missing value.
     """
-    options = {option.path: option for option in _options(cls)}
+    options = {option.path: option for option in options_of(cls)}
     position = 0
     while position < len(flags):
         token = flags[position]
@@ -63,7 +63,7 @@ def read_flags(cls: type[Config], flags: Sequence[str]) -> Iterator[tuple[tuple[
 
 def option_names(cls: type[Config]) -> list[str]:
     """Dotted names of all fields that can be set, in order."""
-    return [".".join(option.path) for option in _options(cls)]
+    return [".".join(option.path) for option in options_of(cls)]
 
 
 def suggest(path: KeyPath, cls: type[Config], prefix: str = "") -> str:
@@ -84,27 +84,28 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _options(cls: type[Config], above: tuple[str, ...] = ()) -> Iterator[Option]:
+def options_of(cls: type[Config], above: tuple[str, ...] = ()) -> Iterator[Option]:
+    """All fields of a config, in order; those of its sections in their place."""
     for name, info in cls.model_fields.items():
         section = section_of(info.annotation)
         if section is None:
             yield Option((*above, name), info)
         else:
-            yield from _options(section, (*above, name))
+            yield from options_of(section, (*above, name))
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def parts_of_union(annotation: Any) -> list[Any]:
     """The members of a union other than None, `Annotated` taken off."""
     if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
+        return parts_of_union(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [part for member in get_args(annotation) for part in _alternatives(member) if part is not type(None)]
+        return [part for member in get_args(annotation) for part in parts_of_union(member) if part is not type(None)]
     return [annotation]
 
 
 def section_of(annotation: Any) -> type[Config] | None:
     """The config class of a field that is a section of its own."""
-    parts = _alternatives(annotation)
+    parts = parts_of_union(annotation)
     if len(parts) == 1 and isinstance(parts[0], type) and issubclass(parts[0], Config):
         return parts[0]
     return None

@@ -22,6 +22,22 @@ def warn(line: str) -> None:
     say(f"warning: {line}")
 
 
+def route_warnings() -> None:
+    """Show what `logging` and `warnings` say, ours and the libraries', as one `warn` line each."""
+    import logging
+    import warnings
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warn(" ".join(record.getMessage().split()))
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        warn(" ".join(str(message).split()))
+
+    logging.basicConfig(level=logging.WARNING, handlers=[Handler()])
+    warnings.showwarning = show
+
+
 def is_terminal() -> bool:
     """Whether progress can be painted: standard error is a terminal that understands more than plain text."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,47 @@
+"""Arguments of the commands that take no recipe: argparse, with errors in one line and near misses named."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from trivium.base.errors import ConfigError
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose mistakes are `ConfigError`s."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(f"trivium {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse with what is wrong."""
+        raise ConfigError(f"{message}. `{self.prog} --help` shows how it is used.")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all arguments; an unknown option is answered with its near miss."""
+        namespace, unknown = self.parse_known_args(list(arguments))
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            near = get_close_matches(unknown[0].partition("=")[0], options, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"`{self.prog} --help` shows how it is used."
+            kind = "no such option" if unknown[0].startswith("-") else "unexpected argument"
+            raise ConfigError(f"{unknown[0]}: {kind}. {hint}")
+        return namespace
+
+
+def print_json(value: object) -> None:
+    """The result of a command called with `--json`, alone on standard output."""
+    import json
+
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number

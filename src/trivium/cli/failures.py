@@ -1,0 +1,72 @@
+"""From an exception to one line on standard error and an exit code."""
+
+import errno
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from trivium.base.errors import Interrupted, TriviumError
+from trivium.cli.invocation import Invocation
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def report(error: BaseException, invocation: Invocation) -> int:
+    """Say what happened in one line; the exit code that goes with it. TRIVIUM_DEBUG=1 shows the traceback too."""
+    if os.environ.get("TRIVIUM_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return _interrupted(error, invocation)
+    if isinstance(error, TriviumError):
+        return _line(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _line(_os_error(error, invocation), 1)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _line("out of memory. Lower the batch sizes or the model's size, or close other programs.", 1)
+    return _line(_bug(error, invocation), 1)
+
+
+def _line(text: str, code: int) -> int:
+    print(f"trivium: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _interrupted(error: BaseException, invocation: Invocation) -> int:
+    text = str(error) if isinstance(error, Interrupted) else "interrupted."
+    go_on = f" Go on with: {invocation.resume_command}" if invocation.resumable else ""
+    return _line(text + go_on, Interrupted.exit_code)
+
+
+def _os_error(error: OSError, invocation: Invocation) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in NO_SPACE:
+        again = f", then go on with: {invocation.resume_command}" if invocation.resumable else " and try again."
+        return f"{where}no space is left on the disk. What was written before is whole. Free some space{again}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}{error.strerror}. Check the permissions, or choose another place."
+    return f"{where}{error.strerror}."
+
+
+def _bug(error: BaseException, invocation: Invocation) -> str:
+    summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        place = f"The traceback is in {_write_traceback(error, invocation)}; please report it"
+    except OSError:
+        place = "TRIVIUM_DEBUG=1 shows the traceback; please report it"
+    return f"this is a bug in Trivium: {summary[:300]}. {place}."
+
+
+def _write_traceback(error: BaseException, invocation: Invocation) -> Path:
+    import platform
+    import traceback
+
+    known = invocation.directory is not None and invocation.directory.is_dir()
+    folder = invocation.directory if known and invocation.directory else Path(tempfile.gettempdir())
+    path = folder / f"trivium-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    header = f"{invocation.resume_command}\nPython {platform.python_version()} on {platform.platform()}\n\n"
+    path.write_text(header + "".join(traceback.format_exception(error)), encoding="utf-8")
+    return path

@@ -1,0 +1,101 @@
+"""`trivium run` and the commands of the single stages: load a recipe, run the pipeline, print what came out."""
+
+import sys
+from typing import Any
+
+from trivium.cli.arguments import print_json
+from trivium.cli.invocation import Invocation
+
+SECTIONS = {
+    "tokenizer": ("data", "tokenizer"),
+    "data": ("data", "tokenizer"),
+    "pretrain": ("data", "tokenizer", "model", "pretrain"),
+    "sft": ("sft",),
+    "collect": ("collect",),
+    "reward": ("reward",),
+    "rl": ("rl",),
+    "evaluate": ("evaluate",),
+}
+"""The sections of a recipe that a stage's help lists."""
+
+
+def run(invocation: Invocation) -> int:
+    """The whole pipeline."""
+    return _pipeline(invocation, None)
+
+
+def run_stage(invocation: Invocation) -> int:
+    """The stage that the command is called after."""
+    return _pipeline(invocation, invocation.command)
+
+
+def _pipeline(invocation: Invocation, only: str | None) -> int:
+    from trivium.base.log import route_warnings
+    from trivium.base.recipe import load_config
+    from trivium.cli.options import describe, read_recipe_arguments
+    from trivium.stages.pipeline import Recipe, run_pipeline
+
+    arguments = read_recipe_arguments(invocation.arguments)
+    recipe = load_config(Recipe, arguments.recipe, arguments.flags)
+    if arguments.help:
+        from trivium.cli.program import COMMANDS
+
+        usage = f"trivium {invocation.command} [RECIPE.toml] [--section.field value ...]"
+        summary = COMMANDS[invocation.command].summary
+        sections = SECTIONS[only] if only else ()
+        sys.stdout.write(describe(recipe, usage, summary[0].upper() + summary[1:] + ".", sections))
+        return 0
+    route_warnings()
+    invocation.directory = recipe.directory
+    invocation.resumable = True
+    summary = run_pipeline(recipe, only=only, force=arguments.force)
+    if arguments.json:
+        print_json(summary)
+    else:
+        sys.stdout.write(format_summary(summary))
+    return 0
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The pipeline's result as text: the table of models, then what the other parts have to say."""
+    lines: list[str] = []
+    if models := summary.get("models"):
+        lines += _model_table(models)
+    for part in ("reward_model", "rl"):
+        if values := summary.get(part):
+            lines += ["", f"{part.replace('_', ' ')}: {_values(values)}"]
+    rest = {key: value for key, value in summary.items() if key not in ("models", "reward_model", "rl")}
+    if rest:
+        lines += ["", _values(rest)] if lines else [_values(rest)]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _model_table(models: dict[str, dict[str, Any]]) -> list[str]:
+    rows = [["", "pass@1", "95% interval", "pass@10", "bits/byte", "L_SFT", "L_R", "omega", "U"]]
+    for name, row in models.items():
+        low, high = row.get("pass_at_1_ci") or (None, None)
+        interval = "-" if low is None else f"{_percent(low)} - {_percent(high)}"
+        cells = [name, _percent(row.get("pass_at_1")), interval, _percent(row.get("pass_at_10"))]
+        cells += [_decimal(row.get(key)) for key in ("bits_per_byte", "L_SFT", "L_R", "omega", "U")]
+        rows.append(cells)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _values(values: dict[str, Any]) -> str:
+    from trivium.base.log import format_number
+
+    parts = []
+    for key, value in values.items():
+        if isinstance(value, list):
+            value = " - ".join(format_number(item) for item in value)
+        parts.append(f"{key.replace('_', ' ')} {format_number(value)}")
+    return "  ".join(parts)
