@@ -62,7 +62,7 @@ def write_json_records(path: Path | str, rows: Iterable[Any]) -> int:
     return count
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def _open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
@@ -72,7 +72,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return open(path, "rb")
 
 
-def _read_array(file: IO[bytes], path: Path) -> Iterator[JsonRecord] | None:
+def _read_array(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[JsonRecord] | None:
     """The records of one JSON array; None (and the file rewound) when the file holds a record a line after all."""
     first = next((line for line in file if line.strip()), b"")
     file.seek(0)
