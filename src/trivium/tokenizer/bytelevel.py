@@ -41,7 +41,7 @@ def token_bytes(model: tokenizers.Tokenizer) -> list[bytes]:
 
 
 def fast_encoding(model: tokenizers.Tokenizer, table: list[bytes]) -> tiktoken.Encoding | None:
-    """tiktoken over the same merges: several times faster. None where it would not give equal ids."""
+    """Build tiktoken over the same merges: several times faster. None where it would not give equal ids."""
     if not has_our_split(model):
         return None
     added = model.get_added_tokens_decoder()

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from trivium.tokenizer.training import TokenizerConfig, check_encodable, has_our
 
 INVALID_UTF8 = re.compile("[\udc80-\udcff]+")
 """Bytes that are no UTF-8, as `surrogateescape` decodes them."""
+
+
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -76,7 +80,7 @@ class Tokenizer:
             "pad_token": special.PAD,
             "bos_token": special.BOS,
             "eos_token": special.EOS,
-            "extra_special_tokens": [token for token in special.SPECIAL_TOKENS[3:]],
+            "extra_special_tokens": list(special.SPECIAL_TOKENS[3:]),
             "clean_up_tokenization_spaces": False,
             "model_max_length": int(1e30),
             "chat_template": special.CHAT_TEMPLATE,
@@ -156,6 +160,13 @@ class Tokenizer:
             return self._fast.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
         return np.array(self._encode_one(text, False), dtype=np.uint32)
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text as (T,) uint32, on all cores."""
+        if self._fast is None:
+            return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # tiktoken lets go of the interpreter lock
+            return list(pool.map(self.encode_array, texts))
+
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes: valid UTF-8 as text, each other byte as its own token."""
         self._need_bytes()
@@ -170,7 +181,7 @@ class Tokenizer:
 
     @cached_property
     def _byte_ids(self) -> list[int]:
-        ids = {byte: self._model.token_to_id(char) for char, byte in byte_alphabet().items()}
+        ids = {byte: self.token_id(char) for char, byte in byte_alphabet().items()}
         return [ids[byte] for byte in range(256)]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -220,6 +231,18 @@ class Tokenizer:
         if index is None:
             raise ModelError(f"{self.name} has no token {token!r}.")
         return index
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) int32: UTF-8 bytes that each token stands for, 0 for special tokens."""
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for token, index in self._model.get_vocab(with_added_tokens=True).items():
+            if self._is_byte_level:
+                sizes[index] = len(self._table[index])
+            else:  # SentencePiece: a byte token, or text with its spaces written as U+2581
+                sizes[index] = 1 if BYTE_TOKEN.fullmatch(token) else len(token.replace("\u2581", " ").encode())
+        sizes[list(self._special_ids)] = 0
+        return sizes
 
     def bytes_per_token(self, texts: Iterable[str]) -> float:
         """UTF-8 bytes of the texts over their number of tokens: how well the vocabulary fits them."""

@@ -1,0 +1,45 @@
+"""Parquet corpora: one row a document with its text in one column."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from trivium.base.errors import DataError
+from trivium.data.config import SourceConfig
+from trivium.data.drops import Drops
+from trivium.data.sources.jsonl import data_files, document_of
+from trivium.records import Document
+
+
+def read_parquet(source: SourceConfig, drops: Drops) -> Iterator[Document]:
+    """Rows of a Parquet file, or of all such files directly in a folder."""
+    for path in data_files(Path(source.path), ("*.parquet",)):
+        try:
+            yield from _read_file(path, source, drops)
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path} cannot be read as Parquet: {reason}. Fetch or write it again.") from None
+
+
+def _read_file(path: Path, source: SourceConfig, drops: Drops) -> Iterator[Document]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if source.text_column not in names:
+            raise DataError(
+                f"{path} has no column {source.text_column!r} (columns: {', '.join(names)}). "
+                "Name the text's column with text_column."
+            )
+        columns = [name for name in (source.text_column, "language", "license", "path") if name in names]
+        number = 0
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                where = f"{path}, row {number}"
+                try:
+                    document = document_of(row, where, source)
+                except ValueError as error:
+                    drops.bad(where, str(error), source.label)
+                else:
+                    yield document
