@@ -37,9 +37,9 @@ def gae(
     """
     mask = loss_mask.bool()
     rewards, values = keep(rewards, mask).detach(), keep(values, mask).detach()
-    next_value = torch.zeros_like(values[:, 0]) if bootstrap is None else upcast(bootstrap).detach()
-    next_advantage = torch.zeros_like(next_value)
-    advantages = torch.zeros_like(values)
+    advantages = torch.zeros_like(rewards + values)  # the wider type of the two
+    next_advantage = torch.zeros_like(advantages[:, 0])
+    next_value = next_advantage if bootstrap is None else upcast(bootstrap).detach()
     for t in range(values.shape[1] - 1, -1, -1):
         delta = rewards[:, t] + discount * next_value - values[:, t]
         advantage = delta + discount * gae_lambda * next_advantage

@@ -68,6 +68,7 @@ def kl_loss(
     kind: KLKind = "k3",
     aggregate: Aggregate = "seq_sum",
     old_logprobs: Tensor | None = None,
+    weights: Tensor | None = None,
     l_max: int | None = None,
 ) -> LossOutput:
     """A KL estimate used as a loss, as GRPO (arXiv:2402.03300) does with k3.
@@ -83,6 +84,7 @@ def kl_loss(
         aggregate: as in `aggregate_loss`.
         old_logprobs: (B, T) under the policy that sampled; weights each token by the detached ratio new/old, as every
             minibatch after the first needs. None means on-policy.
+        weights: (B, T) or (B, 1) further constants, as in `policy_loss`.
         l_max: as in `aggregate_loss`.
     Returns:
         Sum in nats with its count; metric `kl_loss`, the estimate's mean per token.
@@ -92,6 +94,8 @@ def kl_loss(
     if old_logprobs is not None:
         log_ratio = keep(logprobs, loss_mask) - keep(old_logprobs, loss_mask)
         weighted = estimate * log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().detach()
+    if weights is not None:
+        weighted = weighted * keep(weights.expand_as(logprobs), loss_mask).detach()
     loss_sum, count = aggregate_loss(weighted, loss_mask, aggregate, l_max)
     return LossOutput(loss_sum, count, {"kl_loss": masked_mean(estimate.detach(), loss_mask)})
 
