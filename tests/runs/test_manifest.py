@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trivium.base.errors import RunDirError
-from trivium.runs import RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs import Manifest, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 
 CONFIG = {"lr": 0.001, "model": {"d_model": 64, "layers": [1, 2]}, "note": None}
 
@@ -24,9 +24,15 @@ def start(stage: StageDir, **changes) -> str:
     return open_stage(stage, **{**arguments, **changes})
 
 
+def recorded(stage: StageDir) -> Manifest:
+    manifest = read_manifest(stage)
+    assert manifest is not None
+    return manifest
+
+
 def test_a_stage_is_fresh_then_resumed_then_done(stage: StageDir) -> None:
     assert start(stage) == "fresh"
-    assert read_manifest(stage).status == "running"
+    assert recorded(stage).status == "running"
     assert start(stage) == "resume"
     close_stage(stage, "interrupted")
     assert start(stage) == "resume"
@@ -34,7 +40,7 @@ def test_a_stage_is_fresh_then_resumed_then_done(stage: StageDir) -> None:
     assert start(stage) == "resume"
     close_stage(stage, "done", {"loss": 1.5})
     assert start(stage) == "done"
-    manifest = read_manifest(stage)
+    manifest = recorded(stage)
     assert (manifest.status, manifest.result, manifest.resumes) == ("done", {"loss": 1.5}, 3)
     assert manifest.parents == ["tokenizer"]
     assert manifest.versions["python"] and manifest.versions["torch"] and manifest.machine["cores"] >= 1
@@ -92,7 +98,7 @@ def test_missing_output_is_made_again_and_an_altered_one_refused(stage: StageDir
     weights.parent.mkdir()
     weights.write_bytes(b"w")
     close_stage(stage, "done", outputs=[weights.parent])
-    assert list(read_manifest(stage).outputs) == ["M0"]
+    assert list(recorded(stage).outputs) == ["M0"]
     assert start(stage) == "done"
     weights.write_bytes(b"v")
     with pytest.raises(RunDirError, match="M0 was altered since the stage pretrain made it"):
@@ -100,7 +106,7 @@ def test_missing_output_is_made_again_and_an_altered_one_refused(stage: StageDir
     weights.unlink()
     weights.parent.rmdir()
     assert start(stage) == "resume"
-    assert read_manifest(stage).status == "running"
+    assert recorded(stage).status == "running"
 
 
 def test_a_run_can_be_moved(stage: StageDir, tmp_path: Path) -> None:
@@ -138,7 +144,7 @@ def test_wall_time_is_summed_over_resumes_and_kills(stage: StageDir) -> None:
     assert 0.05 <= first < 5
     start(stage)  # then killed, its last sign of life 40 s later
     stage.metrics_path.write_text("")
-    os.utime(stage.metrics_path, (time.time() + 40,) * 2)
+    os.utime(stage.metrics_path, (later := time.time() + 40, later))
     start(stage)
     assert first + 39 < close_stage(stage, "done").wall_seconds < first + 45
 
@@ -155,4 +161,4 @@ def test_warnings_are_recorded_once(stage: StageDir) -> None:
     add_warning(stage, "3 rows dropped")
     add_warning(stage, "3 rows dropped")
     close_stage(stage, "done")
-    assert read_manifest(stage).warnings == ["3 rows dropped"]
+    assert recorded(stage).warnings == ["3 rows dropped"]
