@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from trivium.base.errors import DataError
 from trivium.base.files import atomic_path, write_json
 from trivium.data.config import DataConfig, SourceConfig, file_name
 from trivium.data.drops import Drops
 from trivium.data.mixture import digest, is_held_out
 from trivium.data.shards import FORMAT, MANIFEST, SPLITS, SplitWriter, sha256
-from trivium.data.sources import read_corpus
+from trivium.data.sources import read_source
 from trivium.records import Document
 from trivium.tokenizer import Tokenizer
 
@@ -25,14 +26,18 @@ CHUNK_CHARACTERS = 4_000_000
 def unique_documents(config: DataConfig, drops: Drops) -> Iterator[tuple[SourceConfig, Document, str]]:
     """(source, document, split) of a corpus without exact duplicates; of equal texts the first counts."""
     seen: dict[bytes, str] = {}
-    for source, document in read_corpus(config, drops):
-        key = digest(document.text)
-        if key in seen:
-            drops.leave_out(document.path, f"is the same text as {seen[key]}", "duplicate", source.label)
-            continue
-        seen[key] = document.path
-        held_out_by = digest(document.path) if source.split_by == "path" else key
-        yield source, document, SPLITS[is_held_out(held_out_by, config.validation_fraction)]
+    for source in config.sources:
+        before = len(seen)
+        for document in read_source(source, drops):
+            key = digest(document.text)
+            if key in seen:
+                drops.leave_out(document.path, f"is the same text as {seen[key]}", "duplicate", source.label)
+                continue
+            seen[key] = document.path
+            held_out_by = digest(document.path) if source.split_by == "path" else key
+            yield source, document, SPLITS[is_held_out(held_out_by, config.validation_fraction)]
+        if len(seen) == before:
+            raise DataError(f"Every text of source {source.label!r} is in the sources before it. Leave it out.")
 
 
 def tokenizer_texts(config: DataConfig, max_bytes: int = 50_000_000, drops: Drops | None = None) -> list[str]:

@@ -27,7 +27,7 @@ class Drops:
             DataError: `on_error` is `stop`; one line with place and reason.
         """
         if self.on_error == "stop":
-            raise DataError(f'{where} {reason}. Repair it, or leave such records out with on_error = "skip".')
+            raise DataError(f'{where}: {reason}. Repair it, or leave such records out with on_error = "skip".')
         self.leave_out(where, reason, "bad", source)
 
     def leave_out(self, where: str, reason: str, kind: str, source: str = "") -> None:

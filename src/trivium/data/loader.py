@@ -1,5 +1,6 @@
 """Batches by step number: there is no iterator state, so a run resumes exactly from its step."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ import torch
 from trivium.base.errors import ConfigError, DataError
 from trivium.batch import Batch
 from trivium.data.mixture import Mixture, RowOrder
-from trivium.data.packing import batch_of_rows, cut_row
+from trivium.data.packing import Stream, batch_of_rows, cut_row
 from trivium.data.shards import Corpus, open_corpus
 
 
@@ -57,7 +58,7 @@ class CorpusLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Batches that hold as many rows as the corpus has."""
-        return max(1, sum(order.rows for order in self._orders) // self.batch_size)
+        return math.ceil(sum(order.rows for order in self._orders) / self.batch_size)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
@@ -90,7 +91,7 @@ class CorpusLoader:
             batch = batch_of_rows(rows)
             yield batch, int(token_bytes[batch.ids][batch.loss_mask].sum())
 
-    def _held_out_row(self, stream, first: int) -> tuple[np.ndarray, np.ndarray]:
+    def _held_out_row(self, stream: Stream, first: int) -> tuple[np.ndarray, np.ndarray]:
         length = min(self.seq_len, len(stream.tokens) - first)
         ids, positions = cut_row(stream, first, length)
         pads = (0, self.seq_len - length)

@@ -24,6 +24,8 @@ INVALID_UTF8 = re.compile("[\udc80-\udcff]+")
 """Bytes that are no UTF-8, as `surrogateescape` decodes them."""
 
 
+THREADS_FROM = 100_000
+"""Characters from which on a batch is worth the threads."""
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -54,9 +56,13 @@ class Tokenizer:
         if self._fast is None and has_our_split(model):
             warnings.warn(f"{name}: tiktoken gives other ids; encoding with the slower tokenizers.", stacklevel=2)
 
-    def _special_id(self, key: str) -> int | None:
+    def special_text(self, key: str) -> str | None:
+        """The text of `bos_token`, `eos_token` or `pad_token`, None where the tokenizer has none."""
         token = self.config.get(key)
-        text = token.get("content") if isinstance(token, dict) else token
+        return token.get("content") if isinstance(token, dict) else token
+
+    def _special_id(self, key: str) -> int | None:
+        text = self.special_text(key)
         if text is None:
             return None
         index = self._model.token_to_id(text)
@@ -144,8 +150,8 @@ class Tokenizer:
         plain = [is_plain(text) for text in texts]
         if not all(plain):
             return [self._encode_one(text, fast) for text, fast in zip(texts, plain, strict=True)]
-        if len(texts) == 1:
-            return [self._fast.encode_ordinary(texts[0])]
+        if sum(map(len, texts)) < THREADS_FROM:
+            return [self._fast.encode_ordinary(text) for text in texts]
         return self._fast.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
 
     def _encode_one(self, text: str, fast: bool) -> list[int]:
@@ -166,6 +172,14 @@ class Tokenizer:
             return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # tiktoken lets go of the interpreter lock
             return list(pool.map(self.encode_array, texts))
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of a rendered chat template, in which special tokens are meant as such."""
+        return self._parsing_model.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _parsing_model(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._model.to_str())
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes: valid UTF-8 as text, each other byte as its own token."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trivium.base.errors import DataError
-from trivium.data.config import DataConfig, SourceConfig
+from trivium.data.config import SourceConfig
 from trivium.data.drops import Drops
 from trivium.data.sources.builtin import read_builtin_code, read_builtin_english
 from trivium.data.sources.files import read_folder, read_text_file
@@ -57,16 +57,9 @@ def read_source(source: SourceConfig, drops: Drops) -> Iterator[Document]:
         raise DataError(f"The corpus {where} holds no documents{_left_out(drops, source)}. Give one with text in it.")
 
 
-def read_corpus(config: DataConfig, drops: Drops) -> Iterator[tuple[SourceConfig, Document]]:
-    """Documents of all sources, one source after the other."""
-    for source in config.sources:
-        for document in read_source(source, drops):
-            yield source, document
-
-
 def _left_out(drops: Drops, source: SourceConfig) -> str:
     """What was seen and not taken, for the message about an empty corpus."""
     rows = [row for row in drops.rows if row["source"] == source.label]
     if not rows:
         return ""
-    return f" ({len(rows)} left out, the first: {rows[0]['where']} {rows[0]['reason']})"
+    return f" ({len(rows)} left out, the first: {rows[0]['where']}: {rows[0]['reason']})"
