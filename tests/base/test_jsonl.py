@@ -29,6 +29,16 @@ def test_json_file_may_hold_an_array_or_a_record_a_line(tmp_path):
     assert "line 3 column 5" in next(iter(read_json_records(broken))).problem
 
 
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"a": "\\ud83d\\ude00", "b": "\\\\ud83d"}\n{"a": "x", "b": ["\\uD83D"]}\n["\\ude00"]\n'
+    )
+    good, bad, listed = read_json_records(tmp_path / "rows.jsonl")
+    assert good.value == {"a": "\U0001f600", "b": "\\ud83d"}
+    assert bad.problem.startswith("b: holds half a surrogate pair")
+    assert listed.problem.startswith("holds half a surrogate pair")
+
+
 def test_compressed_files_are_repeatable_and_read_back(tmp_path):
     rows = [{"text": "grüße\n"}, {"text": ""}]
     assert write_json_records(tmp_path / "a.jsonl.gz", rows) == 2

@@ -1,4 +1,4 @@
-"""JSON records of a file, each with the place it came from; a broken record is told, not raised, so the caller decides."""
+"""JSON records of a file, each with the place it came from; a broken one is told, not raised: the caller decides."""
 
 import gzip
 import io
@@ -86,7 +86,14 @@ def _read_array(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[JsonRec
 
 def _parse_line(line: bytes, where: str) -> JsonRecord:
     try:
-        return JsonRecord(where, json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant))
+        value = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if b"\\ud" in line.lower() and not _is_text(value):
+            fields = [name for name, part in value.items() if not _is_text(part)] if isinstance(value, dict) else []
+            place = f"{fields[0]}: " if fields else ""
+            return JsonRecord(
+                where, problem=f"{place}holds half a surrogate pair (\\ud800 to \\udfff), which is no text"
+            )
+        return JsonRecord(where, value)
     except UnicodeDecodeError as error:
         return JsonRecord(where, problem=f"is not UTF-8 (byte {error.start + 1})")
     except json.JSONDecodeError as error:
@@ -100,3 +107,12 @@ def _parse_line(line: bytes, where: str) -> JsonRecord:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all strings of a JSON value can be written: escapes may smuggle in halves of surrogate pairs."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -50,12 +50,16 @@ def _as_name(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _as_sample(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
+def _as_answer(value: Any) -> Any:
+    value = {"text": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not ("text" in value or "ids" in value):
+        raise ValueError("should be a text, or an object with text or ids")
+    return value
 
 
 Name = Annotated[str, BeforeValidator(_as_name)]
 """A string; numbers are taken as their digits."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Turn(_Strict):
@@ -66,14 +70,14 @@ class _Turn(_Strict):
 class _Answer(_Strict):
     text: str = ""
     ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
-    finish: str = Field("stop", pattern="^(stop|length|error)$")
+    finish: Literal["stop", "length", "error"] = "stop"
     passed: bool | None = None
-    tests_passed: int | None = None
-    tests_total: int | None = None
+    tests_passed: Count | None = None
+    tests_total: Count | None = None
     verdict: str = ""
     model: str = ""
-    round: int = 0
-    sample: int = 0
+    round: Count = 0
+    sample: Count = 0
 
 
 class _Common(_Strict):
@@ -81,7 +85,7 @@ class _Common(_Strict):
     id: Name = ""
     annotator: Name = ""
     source: str = ""
-    split: str = Field("", pattern="^(train|heldout)?$")
+    split: Literal["", "train", "heldout"] = ""
     margin: float | None = Field(None, ge=0)
     agreement: float | None = Field(None, ge=0, le=1)
     comment: str = ""
@@ -107,7 +111,7 @@ class _Pair(_Common):
 
 
 class _Ranking(_Common):
-    completions: list[Annotated[_Answer, BeforeValidator(_as_sample)]] = Field(min_length=2)
+    completions: list[Annotated[_Answer, BeforeValidator(_as_answer)]] = Field(min_length=2)
     ranking: list[list[int]] = Field(min_length=1)
 
 
@@ -157,22 +161,22 @@ def _read_pandalm(value: dict[str, Any]) -> Parsed:
 
 def _read_oasst(value: dict[str, Any]) -> Parsed:
     """An Open Assistant conversation tree: siblings with a `rank`, 0 best, are ranked replies."""
-    root = value["prompt"]
-    if not isinstance(root, dict):
-        raise FieldError("prompt", f"should be a message with replies, is {_shown(root)}")
     judgements: list[Judgement] = []
-    pending: list[tuple[dict[str, Any], tuple[Message, ...]]] = [(root, ())]
+    pending: list[tuple[Any, tuple[Message, ...]]] = [(value["prompt"], ())]
     while pending:
         node, before = pending.pop()
+        replies = (node.get("replies") or []) if isinstance(node, dict) else None
+        if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+            raise FieldError("prompt" if not before else "replies", f"should hold messages, is {_shown(node)}")
         role = {"prompter": "user", "assistant": "assistant"}.get(node.get("role", ""))
         if role is None:
             raise FieldError("role", f"should be 'prompter' or 'assistant', is {_shown(node.get('role'))}")
         turns = (*before, Message(role=role, content=_text(node, "text")))
-        replies = [reply for reply in node.get("replies") or [] if not reply.get("deleted")]
-        ranked = [reply for reply in replies if isinstance(reply.get("rank"), int)]
+        standing = [reply for reply in replies if not reply.get("deleted")]
+        ranked = [reply for reply in standing if isinstance(reply.get("rank"), int)]
         if role == "user" and len(ranked) > 1:
             judgements.append(_judge_siblings(turns, ranked, str(node.get("message_id", ""))))
-        pending.extend((reply, turns) for reply in reversed(replies))
+        pending.extend((reply, turns) for reply in reversed(standing))
     return Parsed(judgements, set())
 
 
@@ -211,7 +215,7 @@ def parse_record(value: Any) -> Parsed:
     name, dialect = max(DIALECTS.items(), key=lambda item: sum(field in value for field in item[1].required))
     missing = next(field for field in dialect.required if field not in value)
     near = difflib.get_close_matches(missing, set(value) - set(dialect.required), n=1, cutoff=0.7)
-    found = f"did you mean it by {near[0]!r}?" if near else f"the record has {', '.join(value) or 'no fields'}"
+    found = f"is it the one named {near[0]!r}?" if near else f"the record has {', '.join(value) or 'no fields'}"
     raise FieldError(missing, f"is missing from the {name} form ({', '.join(dialect.required)}); {found}")
 
 
@@ -226,10 +230,14 @@ def _validate(model: type[Model], value: dict[str, Any]) -> Model:
 
 def _field_error(error: ValidationError) -> FieldError:
     """The first complaint of pydantic as one field and one reason."""
-    first = min(error.errors(include_url=False), key=lambda each: len(each["loc"]) == 0)
+    every = error.errors(include_url=False)
+    # A prompt may be text or turns; of a list of turns, that it is no string is not the point.
+    pointed = [each for each in every if not (each["loc"] == ("prompt", "str") and isinstance(each["input"], list))]
+    first = (pointed or every)[0]
     names = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(("list[", "function-")))]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names if part != "str")
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    reason = re.sub(r" or instance of \w+", "", reason)
     shown = f", is {_shown(first['input'])}" if names else ""
     return FieldError(place.lstrip("."), reason[:1].lower() + reason[1:] + shown)
 
