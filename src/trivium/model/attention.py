@@ -10,20 +10,24 @@ from trivium.model.layers import Linear, RMSNorm
 from trivium.model.rope import rotate
 
 
-def document_bias(positions: Tensor, dtype: torch.dtype) -> Tensor:
+def document_bias(positions: Tensor, dtype: torch.dtype, branches: Tensor | None = None) -> Tensor:
     """Additive mask for packed rows: a token attends to earlier tokens of its own document only.
 
     Args:
         positions: (B, T); a document starts wherever the position is 0, pads are negative.
+        branches: (B, T) for documents that fork, such as several responses to one prompt: 0 on the trunk, k on
+            the k-th branch, which sees the trunk and itself but no other branch. None for none.
     Returns:
-        (B, 1, T, T), 0 where attention is allowed and -inf elsewhere; a pad attends to itself, so that no
-        row of the softmax is empty.
+        (B, 1, T, T), 0 where attention is allowed and -inf elsewhere; a pad attends to pads, so that no row of
+        the softmax is empty.
     """
     length = positions.shape[1]
     documents = (positions == 0).cumsum(1)
     documents = torch.where(positions < 0, -1, documents)
     allowed = documents[:, :, None] == documents[:, None, :]
     allowed &= torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
+    if branches is not None:
+        allowed &= (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
     bias = torch.zeros(allowed.shape, dtype=dtype, device=positions.device)
     return bias.masked_fill_(~allowed, float("-inf"))[:, None]
 

@@ -1,5 +1,7 @@
 """The two primitive layers: both keep fp32 parameters and compute in their input's dtype."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,4 +26,30 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            return _HalfRMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class _HalfRMSNorm(torch.autograd.Function):
+    """RMSNorm for bf16 on a CPU, where PyTorch's own goes through fp32 copies and takes 3 to 4 times as long.
+
+    The mean square is summed in fp32; x is read once for it and once for the product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        normed, scale, weight = ctx.saved_tensors
+        product = grad * normed
+        weight_grad = product.flatten(0, -2).sum(0, dtype=torch.float32).to(weight.dtype)
+        mean = (product @ weight[:, None]).div_(normed.shape[-1])
+        return (grad * weight).sub_(normed * mean).mul_(scale), weight_grad, None

@@ -82,7 +82,12 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def hidden(
-        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None, end: int | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        end: int | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Normalised hidden states, from which the head reads.
 
@@ -92,6 +97,7 @@ class Decoder(nn.Module):
                 cache, the slots that the new tokens take.
             cache: keys and values of earlier tokens.
             end: with a cache, slots in use after this call, 1 + the largest position.
+            branches: (B, T) of documents that fork; see `document_bias`. Needs positions.
         Returns:
             (B, T, d_model) in `compute_dtype`.
         """
@@ -103,7 +109,7 @@ class Decoder(nn.Module):
             at = positions.clamp(min=0)
             cos, sin = self.cos[at][:, None], self.sin[at][:, None]
             if cache is None:
-                bias = document_bias(positions, self.compute_dtype)
+                bias = document_bias(positions, self.compute_dtype, branches)
             elif length == 1:
                 end = int(positions.max()) + 1 if end is None else end
                 bias = cache_bias(positions, end, self.compute_dtype)

@@ -1,0 +1,107 @@
+"""Fitting a scorer to comparisons: Bradley-Terry at the last token, and two auxiliaries that help it generalise."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trivium.base.config import Config
+from trivium.batch import LossOutput
+from trivium.data.branches import ResponseBatch, length_mask, response_batches
+from trivium.model import Scorer
+from trivium.objectives.lm import linear_cross_entropy
+from trivium.objectives.preference import outcome_loss, ranking_loss
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """One prompt's judged completions as token ids."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    """Each with its end token where it finished."""
+    tiers: list[int]
+    """Rank of each, 0 best, equal for ties, -1 for unranked."""
+    outcomes: list[float]
+    """1 for passing or chosen, 0 for failing or rejected; NaN where unknown."""
+
+
+class RewardLossConfig(Config):
+    """The reward model's objective."""
+
+    outcome_weight: float = Field(default=1.0, ge=0)
+    """Weight of the token-level outcome loss (Cobbe 2021): the same head read at every response token."""
+    lm_weight: float = Field(default=0.5, ge=0)
+    """Weight of the language-model loss on passing or chosen completions, which keeps the body's knowledge."""
+    centering: float = Field(default=0.01, ge=0)
+    """Weight of the pull of each prompt's mean score to zero."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of wrong judgements."""
+
+
+class RewardStep:
+    """One step's examples and its loss: every term is divided by its own count over the whole step, then weighted.
+
+    The ranking term is a mean over prompts of the mean over their ordered pairs (InstructGPT), each completion
+    forwarded once; the auxiliary terms are means over tokens.
+    """
+
+    def __init__(self, scorer: Scorer, examples: Sequence[RankedTokens], config: RewardLossConfig, max_tokens: int):
+        self.scorer, self.examples, self.config = scorer, examples, config
+        self.prompts = [example.prompt for example in examples]
+        flat = [(index, place) for index, example in enumerate(examples) for place in range(len(example.completions))]
+        self.owner = torch.tensor([index for index, _ in flat])
+        self.place = torch.tensor([place for _, place in flat])
+        self.responses = [examples[index].completions[place] for index, place in flat]
+        self.tiers = torch.tensor([examples[index].tiers[place] for index, place in flat])
+        self.outcomes = torch.tensor([examples[index].outcomes[place] for index, place in flat])
+        self.batches = list(response_batches(self.prompts, self.responses, self.owner.tolist(), max_tokens))
+        lengths = torch.tensor([len(response) for response in self.responses])
+        known = ~self.outcomes.isnan()
+        self.known_tokens = int(lengths[known].sum())
+        self.good_tokens = int(lengths[known & (self.outcomes > 0.5)].sum())
+        self.ranked = sum(len({tier for tier in example.tiers if tier >= 0}) > 1 for example in examples)
+
+    def losses(self) -> Iterator[LossOutput]:
+        """One loss a micro-batch, computed when asked for; their sums add up to the step's loss, their counts to 1."""
+        for number, batch in enumerate(self.batches):
+            loss, metrics = self._terms(batch.to(self.scorer.device))
+            yield LossOutput(loss, torch.tensor(1.0 if number == 0 else 0.0), metrics)
+
+    def _terms(self, batch: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        scorer, config = self.scorer, self.config
+        hidden = scorer.hidden(batch.ids, batch.positions, branches=batch.branches).flatten(0, 1)
+        members = batch.responses.cpu()
+        loss, metrics = self._ranking(scorer.scores(hidden[batch.last]), members)
+        outcomes = self.outcomes[members]
+        known = ~outcomes.isnan()
+        if config.outcome_weight and known.any():
+            scores = batch.spread(scorer.scores(hidden[batch.tokens]))
+            mask = length_mask(batch.lengths.cpu()) & known[:, None]
+            term = outcome_loss(scores, outcomes.nan_to_num().to(scores.device), mask.to(scores.device))
+            loss = loss + config.outcome_weight * term.loss_sum / max(self.known_tokens, 1)
+            metrics["outcome_loss"] = term.loss_sum.detach() / max(self.known_tokens, 1)
+        good = known & (outcomes > 0.5)
+        if config.lm_weight and good.any():
+            chosen = torch.repeat_interleave(good.to(batch.lengths.device), batch.lengths)
+            weight = scorer.head_weight.to(hidden.dtype)
+            nll = linear_cross_entropy(hidden[batch.predictors[chosen]], weight, batch.targets[chosen])
+            loss = loss + config.lm_weight * nll.sum() / max(self.good_tokens, 1)
+            metrics["lm_loss"] = nll.detach().sum() / max(self.good_tokens, 1)
+        return loss, metrics
+
+    def _ranking(self, scores: Tensor, members: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of the Bradley-Terry loss that a batch's completions, (N,) scores, contribute."""
+        owner, place = self.owner[members], self.place[members]
+        prompts, row = owner.unique(return_inverse=True)
+        width = int(place.max()) + 1
+        at = (row.to(scores.device), place.to(scores.device))
+        table = scores.new_zeros(len(prompts), width).index_put(at, scores)
+        tiers = torch.full((len(prompts), width), -1).index_put((row, place), self.tiers[members]).to(scores.device)
+        config = self.config
+        term = ranking_loss(table, tiers, centering=config.centering, label_smoothing=config.label_smoothing)
+        share = term.count / max(self.ranked, 1)
+        metrics = {"ranking_nll": term.metrics["ranking_nll"] * share, "accuracy": term.metrics["accuracy"] * share}
+        return term.loss_sum / max(self.ranked, 1), {key: value.detach() for key, value in metrics.items()}
