@@ -80,3 +80,8 @@ class Tabular:
 def grad_of(loss: Tensor, theta: Tensor) -> Tensor:
     """Gradient of a scalar with respect to `theta`."""
     return torch.autograd.grad(loss, theta, retain_graph=True)[0]
+
+
+def assert_close(actual: Tensor, expected: Tensor, atol: float) -> None:
+    """Equal within an absolute tolerance alone."""
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)

@@ -15,6 +15,7 @@ from trivium.objectives.policy import (
     ratio_metrics,
     value_loss,
 )
+from trivium.objectives.tokens import Aggregate
 
 ONE = torch.ones(1, 1).bool()
 
@@ -41,8 +42,7 @@ def cell(value: float, requires_grad: bool = False) -> torch.Tensor:
 )
 def test_rlhf_06_policy_clip_is_piecewise(advantage, rho, slope, loss):
     new = cell(math.log(rho), requires_grad=True)
-    options = {"clip_eps": 0.2, "clip_eps_high": 0.3, "dual_clip": 3.0}
-    output = policy_loss(new, cell(0.0), cell(advantage), ONE, **options)
+    output = policy_loss(new, cell(0.0), cell(advantage), ONE, clip_eps=0.2, clip_eps_high=0.3, dual_clip=3.0)
     assert output.loss_sum.item() == pytest.approx(loss, abs=1e-12)
     assert grad_of(output.loss_sum, new).item() == pytest.approx(slope * rho, abs=1e-12)
     cut = advantage != 0 and slope == 0
@@ -80,15 +80,18 @@ def test_policy_loss_by_hand():
     mask = torch.tensor([[True, True, False], [True, True, True]])
     # ratios 1, 1.5 | 0.5, 1, 1.5; clipped to 1, 1.2 | 0.8, 1, 1.2
     losses = [[-1.0, -2.4], [0.8, -3.0, 3.0]]
-    for aggregate, expected, count in (
-        ("seq_sum", sum(losses[0]) + sum(losses[1]), 2),
-        ("seq_mean", sum(losses[0]) / 2 + sum(losses[1]) / 3, 2),
-        ("token", sum(losses[0]) + sum(losses[1]), 5),
-        ("const", sum(losses[0]) + sum(losses[1]), 6),
-    ):
+    total = sum(losses[0]) + sum(losses[1])
+    expected: dict[Aggregate, tuple[float, int]] = {
+        "seq_sum": (total, 2),
+        "seq_mean": (sum(losses[0]) / 2 + sum(losses[1]) / 3, 2),
+        "token": (total, 5),
+        "const": (total, 6),
+    }
+    for aggregate, (loss_sum, count) in expected.items():
         output = policy_loss(logprobs, old, advantages, mask, aggregate=aggregate)
-        assert output.loss_sum.item() == pytest.approx(expected, abs=1e-12)
+        assert output.loss_sum.item() == pytest.approx(loss_sum, abs=1e-12)
         assert output.count.item() == count
+    output = policy_loss(logprobs, old, advantages, mask)
     metrics = output.metrics
     assert metrics["clipfrac_up"].item() == pytest.approx(0.2)
     assert metrics["clipfrac_down"].item() == pytest.approx(0.2)
@@ -104,6 +107,12 @@ def test_weights_multiply_each_token():
     mask = torch.tensor([[True, True], [True, False]])
     output = policy_loss(logprobs, torch.zeros(2, 2), torch.ones(2, 2), mask, weights=weights)
     assert grad_of(output.loss_sum, logprobs).tolist() == [[-0.5, -2.0], [0.0, 0.0]]
+
+
+def test_one_advantage_per_row_must_be_a_column():
+    square, mask = torch.zeros(2, 2), torch.ones(2, 2).bool()
+    with pytest.raises(ValueError, match=r"\(B, 1\)"):
+        policy_loss(square, square, torch.ones(2), mask)
 
 
 def test_first_minibatch_is_plain_policy_gradient():

@@ -115,17 +115,24 @@ def test_shapes_must_match():
 TRUTH = torch.tensor([1.2, 0.1, -0.4, -0.9], dtype=torch.float64)
 
 
+def expected_ranking_loss(scores: torch.Tensor, tiers: torch.Tensor, chances: torch.Tensor, **options) -> torch.Tensor:
+    """Mean loss over rankings `tiers` (n, K) of the same K completions, each with its own probability."""
+    return (torch.vmap(lambda row: ranking_loss(scores, row, **options).mean)(tiers) * chances).sum()
+
+
 def recover(outcomes, **options) -> torch.Tensor:
     """Scores, mean zero, at the minimum of the expected loss; `outcomes` are (tiers, probability).
 
     With ties="davidson" a fifth number follows, log nu.
     """
-    rows = [(torch.tensor(tiers), chance) for tiers, chance in outcomes]
+    outcomes = list(outcomes)
+    tiers = torch.tensor([row for row, _ in outcomes])
+    chances = torch.tensor([chance for _, chance in outcomes], dtype=torch.float64)
     davidson = options.get("ties") == "davidson"
 
     def loss(x):
         extra = {"log_nu": x[4]} if davidson else {}
-        return torch.stack([ranking_loss(x[:4], tiers, **options, **extra).mean * p for tiers, p in rows]).sum()
+        return expected_ranking_loss(x[:4], tiers, chances, **options, **extra)
 
     fitted = minimise(loss, torch.zeros(5 if davidson else 4, dtype=torch.float64))
     return torch.cat([centred(fitted[:4]), fitted[4:]])
@@ -144,7 +151,7 @@ def pair_outcomes():
 
 
 def test_rlhf_12_expected_bradley_terry_recovers_scores():
-    torch.testing.assert_close(recover(list(pair_outcomes())), centred(TRUTH), atol=1e-6, rtol=0)
+    torch.testing.assert_close(recover(pair_outcomes()), centred(TRUTH), atol=1e-6, rtol=0)
 
 
 def triple_outcomes():
@@ -161,7 +168,7 @@ def triple_outcomes():
 
 @pytest.mark.parametrize("model", ["pairs", "plackett_luce"])
 def test_rlhf_12_plackett_luce_triples_recover_scores(model):
-    fitted = recover(list(triple_outcomes()), model=model)
+    fitted = recover(triple_outcomes(), model=model)
     torch.testing.assert_close(fitted, centred(TRUTH), atol=1e-6, rtol=0)
 
 
@@ -193,21 +200,22 @@ def test_rlhf_12_sampled_pairs_recover_scores():
     pairs = torch.stack([torch.randperm(8, generator=generator)[:2] for _ in range(20_000)])
     gap = truth[pairs[:, 0]] - truth[pairs[:, 1]]
     wins = torch.rand(20_000, generator=generator, dtype=torch.float64) < torch.sigmoid(gap)
-    tiers = torch.stack([~wins, wins], 1).long()
-    fitted = minimise(lambda x: ranking_loss(x[pairs], tiers).mean, torch.zeros(8, dtype=torch.float64))
+    results, counts = torch.where(wins.unsqueeze(1), pairs, pairs.flip(1)).unique(dim=0, return_counts=True)
+    tiers = torch.full((len(results), 8), -1).scatter(1, results, torch.tensor([0, 1]).expand(len(results), 2))
+    zeros = torch.zeros(8, dtype=torch.float64)
+    fitted = minimise(lambda x: expected_ranking_loss(x, tiers, counts / 20_000), zeros)
     assert (centred(fitted) - truth).square().mean().sqrt() < 0.06
 
 
 def test_rlhf_13_centring_leaves_differences_intact():
     """Four completions, noisy rankings: with K > 2 the pairwise form of centring would shrink the differences."""
-    chances = {(0, 1, 2, 3): 0.8, (3, 2, 1, 0): 0.2}
+    tiers, chances = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), torch.tensor([0.8, 0.2], dtype=torch.float64)
     start = torch.tensor([2.0, 1.0, 0.5, 0.0], dtype=torch.float64)
     fits = {}
     for centering in (0.0, 0.01):
 
         def loss(x, centering=centering):
-            terms = [p * ranking_loss(x, torch.tensor(t), centering=centering).mean for t, p in chances.items()]
-            return torch.stack(terms).sum()
+            return expected_ranking_loss(x, tiers, chances, centering=centering)
 
         fits[centering] = minimise(loss, start)
     torch.testing.assert_close(centred(fits[0.01]), centred(fits[0.0]), atol=1e-8, rtol=0)
@@ -272,11 +280,11 @@ def test_rlhf_17_dpo_optimum_is_that_of_u(gamma_beta_s):
 
     def loss(theta):
         logprobs = theta.log_softmax(0)[pairs].unsqueeze(-1)  # (pairs, 2, 1)
-        terms = [
-            dpo_loss(lp[0], lp[1], ref[pair[:1]], ref[pair[1:]], beta=strength).mean
-            for lp, pair in zip(logprobs, pairs, strict=True)
-        ]
-        return (torch.stack(terms) * wins).sum()
+
+        def pair_loss(lp, old):
+            return dpo_loss(lp[0], lp[1], old[0], old[1], beta=strength).mean
+
+        return (torch.vmap(pair_loss)(logprobs, ref[pairs].unsqueeze(-1)) * wins).sum()
 
     fitted = minimise(loss, ref).softmax(0)
     normalised = (reward - reward.mean()) / s

@@ -2,15 +2,16 @@ import math
 
 import pytest
 import torch
-from tabular import Tabular, grad_of
+from tabular import Tabular, assert_close, grad_of
 
 from trivium.objectives.advantages import gae, group_advantages, whiten
 from trivium.objectives.kl import shape_rewards
 from trivium.objectives.policy import policy_loss
+from trivium.objectives.tokens import Aggregate
 from trivium.objectives.utility import effective_alpha, mean_and_se, ratio_and_se, utility, utility_log
 
 ALPHA, BETA, GAMMA = 0.7, 1.3, 0.4
-CLOSE = {"atol": 1e-10, "rtol": 0.0}
+CLOSE = 1e-10
 
 
 def test_utility_by_hand():
@@ -74,7 +75,7 @@ class ExactBatch:
         new, ref = self.world.logprobs(self.theta)[self.rows], self.world.logprobs(self.ref)[self.rows]
         return shape_rewards(self.scores[self.rows], new, ref, self.mask, beta, gamma)
 
-    def update(self, advantages: torch.Tensor, alpha: float, aggregate="seq_sum") -> torch.Tensor:
+    def update(self, advantages: torch.Tensor, alpha: float, aggregate: Aggregate = "seq_sum") -> torch.Tensor:
         """Gradient of the whole update: policy term plus alpha times the SFT term."""
         new = self.world.logprobs(self.theta)[self.rows]
         loss = policy_loss(new, new.detach(), advantages, self.mask, aggregate=aggregate).mean
@@ -95,7 +96,7 @@ def test_rlhf_08_gradient_is_that_of_u_for_any_values(batch):
     arbitrary = table[batch.world.states][batch.rows] * batch.mask
     for values in (torch.zeros_like(rewards), arbitrary, exact):
         advantages, _ = gae(rewards, values, batch.mask, 1.0, 1.0)
-        torch.testing.assert_close(batch.update(advantages, ALPHA), expected, **CLOSE)
+        assert_close(batch.update(advantages, ALPHA), expected, CLOSE)
 
 
 def returns_to_go(batch, beta, gamma):
@@ -111,7 +112,7 @@ def returns_to_go(batch, beta, gamma):
 def test_rlhf_08_any_lambda_with_exact_values(batch, gae_lambda):
     values = batch.world.values(batch.theta.detach(), returns_to_go(batch, BETA, GAMMA))[batch.rows]
     advantages, _ = gae(batch.rewards(BETA, GAMMA), values, batch.mask, 1.0, gae_lambda)
-    torch.testing.assert_close(batch.update(advantages, ALPHA), batch.gradient(ALPHA, BETA, GAMMA), **CLOSE)
+    assert_close(batch.update(advantages, ALPHA), batch.gradient(ALPHA, BETA, GAMMA), CLOSE)
 
 
 def test_rlhf_08_whitening_divides_by_sigma_and_so_must_alpha(batch):
@@ -119,7 +120,7 @@ def test_rlhf_08_whitening_divides_by_sigma_and_so_must_alpha(batch):
     whitened, _, std = whiten(advantages, batch.mask)
     alpha = effective_alpha(ALPHA, sigma=std.item())
     expected = batch.gradient(ALPHA, BETA, GAMMA)
-    torch.testing.assert_close(batch.update(whitened, alpha) * std, expected, **CLOSE)
+    assert_close(batch.update(whitened, alpha) * std, expected, CLOSE)
     assert (batch.update(whitened, ALPHA) * std - expected).norm() > 1e-2
 
 
@@ -130,14 +131,14 @@ def test_rlhf_08_aggregates_rescale_alpha(batch, aggregate):
     alpha = effective_alpha(ALPHA, aggregate=aggregate, n=64, l_max=3, token_count=tokens)
     divisor = 3 if aggregate == "const" else tokens / 64
     expected = batch.gradient(ALPHA, BETA, GAMMA)
-    torch.testing.assert_close(batch.update(advantages, alpha, aggregate) * divisor, expected, **CLOSE)
+    assert_close(batch.update(advantages, alpha, aggregate) * divisor, expected, CLOSE)
 
 
 def test_rlhf_08_rloo_is_exact_up_to_its_factor(batch):
     total = batch.rewards(BETA, GAMMA).sum(1)
     advantages = group_advantages(total, 64, "rloo").unsqueeze(1)
     expected = batch.gradient(0.0, BETA, GAMMA)
-    torch.testing.assert_close(batch.update(advantages, 0.0) * 63 / 64, expected, **CLOSE)
+    assert_close(batch.update(advantages, 0.0) * 63 / 64, expected, CLOSE)
 
 
 @pytest.mark.parametrize("weights", [(ALPHA, BETA, GAMMA), (ALPHA, 0.0, 0.0), (0.0, BETA, 0.0), (0.0, 0.0, GAMMA)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trivium.batch import LossOutput
-from trivium.objectives.tokens import Aggregate, aggregate_loss, keep, masked_mean, upcast
+from trivium.objectives.tokens import Aggregate, aggregate_loss, keep, keep_spread, masked_mean, upcast
 
 KLKind = Literal["k1", "k2", "k3"]
 LOG_RATIO_LIMIT = 20.0
@@ -95,7 +95,7 @@ def kl_loss(
         log_ratio = keep(logprobs, loss_mask) - keep(old_logprobs, loss_mask)
         weighted = estimate * log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().detach()
     if weights is not None:
-        weighted = weighted * keep(weights.expand_as(logprobs), loss_mask).detach()
+        weighted = weighted * keep_spread(weights, loss_mask).detach()
     loss_sum, count = aggregate_loss(weighted, loss_mask, aggregate, l_max)
     return LossOutput(loss_sum, count, {"kl_loss": masked_mean(estimate.detach(), loss_mask)})
 
@@ -122,7 +122,8 @@ def shape_rewards(
     penalty = kl_estimate(keep(logprobs, mask), keep(ref_logprobs, mask), "k1")
     later = mask.flip(-1).cumsum(-1).flip(-1)  # real actions from here on, this one included
     last = mask & (later == 1)
-    return (last * (beta * upcast(scores)).unsqueeze(-1) - gamma * penalty).detach()
+    final = torch.where(last, (beta * upcast(scores)).unsqueeze(-1), 0.0)
+    return (final - gamma * penalty).detach()
 
 
 def best_of_n_kl(n: int) -> float:

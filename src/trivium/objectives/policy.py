@@ -8,7 +8,7 @@ from torch import Tensor
 from trivium.batch import LossOutput
 from trivium.objectives.advantages import gae, group_advantages, usable_rows, whiten
 from trivium.objectives.kl import LOG_RATIO_LIMIT
-from trivium.objectives.tokens import Aggregate, aggregate_loss, entropy, keep, masked_mean, upcast
+from trivium.objectives.tokens import Aggregate, aggregate_loss, entropy, keep, keep_spread, masked_mean, upcast
 
 __all__ = [
     "cispo_loss",
@@ -64,14 +64,14 @@ def policy_loss(
         Sum and count by `aggregate`. Metrics over real tokens: clipfrac (tokens where a clip cuts the gradient),
         clipfrac_up, clipfrac_down, clipfrac_dual, and those of `ratio_metrics`.
     Raises:
-        ValueError: dual_clip is not above 1, or the ratio or aggregate is unknown.
+        ValueError: dual_clip is not above 1, the ratio or aggregate is unknown, or advantages or weights are (B,).
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}, expected a number above 1 or None.")
     mask = loss_mask.bool()
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
     rho = _ratio(log_ratio, mask, ratio)
-    advantages = keep(advantages.expand_as(logprobs), mask)
+    advantages = keep_spread(advantages, mask)
     clipped = rho.clamp(1 - clip_eps, 1 + (clip_eps if clip_eps_high is None else clip_eps_high))
     plain, bounded = -advantages * rho, -advantages * clipped
     per_token = torch.maximum(plain, bounded)
@@ -82,7 +82,7 @@ def policy_loss(
         dual = (advantages < 0) & (per_token > ceiling)
         per_token = torch.where(dual, ceiling, per_token)
     if weights is not None:
-        per_token = per_token * keep(weights.expand_as(logprobs), mask).detach()
+        per_token = per_token * keep_spread(weights, mask).detach()
     loss_sum, count = aggregate_loss(per_token, mask, aggregate, l_max)
     metrics = {
         "clipfrac": masked_mean(cut | dual, mask),
@@ -111,9 +111,9 @@ def cispo_loss(
     """
     mask = loss_mask.bool()
     rho = _log_ratio(logprobs, old_logprobs, mask).exp().detach()
-    coefficient = rho.clamp(max=1 + clip_eps_high) * keep(advantages.expand_as(logprobs), mask)
+    coefficient = rho.clamp(max=1 + clip_eps_high) * keep_spread(advantages, mask)
     if weights is not None:
-        coefficient = coefficient * keep(weights.expand_as(logprobs), mask)
+        coefficient = coefficient * keep_spread(weights, mask)
     loss_sum, count = aggregate_loss(-coefficient.detach() * keep(logprobs, mask), mask, aggregate, l_max)
     metrics = {"clipfrac": masked_mean(rho > 1 + clip_eps_high, mask)}
     return LossOutput(loss_sum, count, metrics | ratio_metrics(logprobs, old_logprobs, mask))

@@ -22,6 +22,17 @@ def keep(tensor: Tensor, mask: Tensor) -> Tensor:
     return upcast(tensor).masked_fill(~mask.bool(), 0.0)
 
 
+def keep_spread(tensor: Tensor, mask: Tensor) -> Tensor:
+    """`keep` for a tensor (B, T), or (B, 1) with one value per row.
+
+    Raises:
+        ValueError: the tensor has another number of dimensions; a bare (B,) would spread along the wrong one.
+    """
+    if tensor.dim() != mask.dim():
+        raise ValueError(f"shape {tuple(tensor.shape)} does not fit {tuple(mask.shape)}: give (B, T) or (B, 1).")
+    return keep(tensor.expand_as(mask), mask)
+
+
 def masked_mean(tensor: Tensor, mask: Tensor) -> Tensor:
     """() mean over the True positions of `mask` (same shape); 0 when there are none."""
     return keep(tensor, mask).sum() / mask.sum().clamp(min=1)
