@@ -71,13 +71,13 @@ def test_share_stays_inside_its_bounds_with_doubt_at_the_ends():
     assert share_interval([0.5] * 50).bounds == pytest.approx([0.36, 0.64], abs=0.01)
 
 
-@pytest.mark.parametrize("shape", [(0.02, 2), (0.3, 0.3), (50, 50)])
-def test_share_interval_covers_where_students_fails(shape):
+@pytest.mark.parametrize(("a", "b"), [(0.02, 2), (0.3, 0.3), (50, 50)])
+def test_share_interval_covers_where_students_fails(a, b):
     # 50 tasks of ten samples; at a true share of 1% Student's interval covers only about 67%.
     rng = np.random.default_rng(0)
-    truth, covered = shape[0] / sum(shape), 0
+    truth, covered = a / (a + b), 0
     for _ in range(400):
-        found = share_interval(rng.binomial(10, rng.beta(*shape, 50)) / 10)
+        found = share_interval(rng.binomial(10, rng.beta(a, b, 50)) / 10)
         covered += found.low <= truth <= found.high
     assert covered / 400 > 0.92
 

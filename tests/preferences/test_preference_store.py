@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from trivium.base.errors import DataError, RunDirError
-from trivium.preferences.judgement import Judgement, Sample, prompt_split, prompt_text
+from trivium.preferences.judgement import Judgement, Prompt, Sample, prompt_split, prompt_text
 from trivium.preferences.schema import MIGRATIONS
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Message, Preference
@@ -21,7 +21,7 @@ def store(tmp_path):
         yield opened
 
 
-def judgement(prompt="p", texts=("good", "bad"), ranking=((0,), (1,)), **fields):
+def judgement(prompt: Prompt = "p", texts=("good", "bad"), ranking=((0,), (1,)), **fields):
     return Judgement(prompt=prompt, completions=tuple(Sample(text=text) for text in texts), ranking=ranking, **fields)
 
 
