@@ -5,9 +5,9 @@ Source: include/uapi/linux/landlock.h. The ruleset is made once per worker; each
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from .syscalls import syscall
+from .syscalls import prepare, syscall
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, REFER, TRUNCATE = 16, 32, 128, 256, 8192, 16384
@@ -63,6 +63,6 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def restrict_self(ruleset: int) -> None:
-    """Put the calling thread under the ruleset for good; needs `no_new_privs`. Raises OSError."""
-    syscall("landlock_restrict_self", ruleset, 0)
+def restriction(ruleset: int) -> Callable[[], int]:
+    """A call that puts the calling thread under the ruleset for good; needs `no_new_privs`. It raises OSError."""
+    return prepare("landlock_restrict_self", ruleset, 0)

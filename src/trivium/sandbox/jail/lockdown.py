@@ -4,9 +4,10 @@ import math
 import os
 import resource
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import landlock, seccomp
+from . import seccomp
 
 DESCRIPTORS_FROM = 10  # the worker's own descriptors lie here and above, so that targets below never collide
 
@@ -47,8 +48,8 @@ class Request:
 class Cage:
     """What the worker prepared once for its children."""
 
-    ruleset: int | None
-    """Landlock ruleset's descriptor."""
+    restrict: Callable[[], int] | None
+    """Puts the caller under the Landlock ruleset."""
     filter: seccomp.ChildFilter | None
 
     def lock(self, descriptors: list[int], request: Request, processes_before: int) -> None:
@@ -62,8 +63,8 @@ class Cage:
             OSError: a layer was refused; the caller must then exit without running anything.
         """
         set_limits(request, processes_before)
-        if self.ruleset is not None:
-            landlock.restrict_self(self.ruleset)
+        if self.restrict is not None:
+            self.restrict()
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target, inheritable=False)
         os.closerange(len(descriptors), 1 << 20)

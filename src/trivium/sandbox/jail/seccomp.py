@@ -7,7 +7,7 @@ worker and its programs (no new processes, signals to oneself only) is a second 
 import ctypes
 import struct
 
-from .syscalls import MACHINE, PR_GET_NAME, PR_SET_NAME, X86_64, number, syscall
+from .syscalls import MACHINE, PR_GET_NAME, PR_SET_NAME, X86_64, number, prepare
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, ENOSYS = 1, 38
@@ -132,19 +132,35 @@ def assemble(program: list[Instruction]) -> bytes:
 def install(code: bytes) -> None:
     """Put the calling thread under a filter for good; needs `no_new_privs`. Raises OSError."""
     buffer = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("@HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
-    set_mode_filter = 1
-    syscall("seccomp", set_mode_filter, 0, header)
+    Installer(buffer).install()
+
+
+class Installer:
+    """A filter ready to be installed: its arguments are made once, as making them costs more than the call."""
+
+    def __init__(self, code: ctypes.Array[ctypes.c_char]) -> None:
+        set_mode_filter = 1
+        self._code = code  # the header holds its address
+        self._header = struct.pack("@HxxxxxxQ", len(code) // 8, ctypes.addressof(code))
+        self._call = prepare("seccomp", set_mode_filter, 0, self._header)
+
+    def install(self) -> None:
+        """Install it for the calling thread. Raises OSError."""
+        self._call()
 
 
 class ChildFilter:
-    """The per-program filter as bytes with the pid left open: packing it anew each time would cost more than it."""
+    """The per-program filter with the pid left open."""
 
     def __init__(self) -> None:
-        marker = 0x5A5A5A5A
-        code = assemble(child_filter(marker))
-        self._parts = code.split(struct.pack("=I", marker))
+        marker = struct.pack("=I", 0x5A5A5A5A)
+        code = assemble(child_filter(0x5A5A5A5A))
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._places = [i for i in range(0, len(code), 4) if code[i : i + 4] == marker]
+        self._installer = Installer(self._code)
 
     def install(self, pid: int) -> None:
         """Install it for the process `pid`, the caller itself. Raises OSError."""
-        install(struct.pack("=I", pid).join(self._parts))
+        for place in self._places:
+            struct.pack_into("=I", self._code, place, pid)
+        self._installer.install()

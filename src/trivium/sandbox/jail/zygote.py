@@ -80,8 +80,8 @@ class Zygote:
         self._drop_privileges(jailed)
         self._install_filter(jailed)
         child_filter = seccomp.ChildFilter() if self._has_filter else None
-        self.cage = Cage(ruleset, child_filter)
-        random.seed(DATA_SEED)
+        self.cage = Cage(None if ruleset is None else landlock.restriction(ruleset), child_filter)
+        random.seed(DATA_SEED)  # a program's outcome should not depend on chance
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -208,10 +208,10 @@ class Zygote:
         start = time.monotonic()
         program_pid = checker_pid = 0
         try:
-            program_pid = os.fork()
+            program_pid = syscalls.fork()
             if program_pid == 0:
                 self._become(program.run, [self.null, output, errors, near.fileno(), source], request)
-            checker_pid = os.fork()
+            checker_pid = syscalls.fork()
             if checker_pid == 0:
                 self._become(checker.run, [self.null, self.null, self.null, far.fileno(), tests], request)
         except OSError as error:
@@ -230,7 +230,6 @@ class Zygote:
         """In a fresh child: lock up and run the entry, which gets descriptors 3 and 4. Never returns."""
         try:
             self.cage.lock(descriptors, request, self.processes_before)
-            random.seed(DATA_SEED)  # the fork seeded it anew; a program's outcome should not depend on chance
             entry(3, 4)
         finally:
             os._exit(70)
