@@ -240,10 +240,10 @@ def test_killed_collection_goes_on_without_loss_or_doubles(tmp_path):
 def test_thousands_of_completions_are_added_quickly(store):
     prompts = store.add_prompts((f"prompt {index}", "", "") for index in range(1000))
     samples = [Sample(text="    return x\n" * 5, ids=tuple(range(60)), sample=at) for at in range(6)]
-    started = time.perf_counter()
+    started = time.process_time()
     store.add_samples((prompt, sample) for prompt in prompts for sample in samples)
     assert store.counts()["completions"] == 6000
-    assert time.perf_counter() - started < 5, "about 0.2 s on an idle core"
+    assert time.process_time() - started < 3, "about 0.2 s of a core, however busy the machine is"
 
 
 def test_other_files_and_newer_versions_are_refused_in_one_line(tmp_path):
