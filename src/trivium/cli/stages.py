@@ -36,7 +36,7 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     from trivium.stages.pipeline import Recipe, run_pipeline
 
     arguments = read_recipe_arguments(invocation.arguments)
-    recipe = load_config(Recipe, arguments.recipe, arguments.flags)
+    recipe = load_config(Recipe, arguments.recipe, [] if arguments.help else arguments.flags)
     if arguments.help:
         from trivium.cli.program import COMMANDS
 

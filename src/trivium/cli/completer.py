@@ -1,0 +1,117 @@
+"""A model directory made ready to answer: text in, text out, over the one sampling engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trivium.base.seeding import derive_seed
+from trivium.generation import generate
+from trivium.model import Decoder, load_model
+from trivium.records import Message
+from trivium.tokenizer import Tokenizer, chat
+from trivium.tokenizer.special import CHAT_TEMPLATE, END_OF_TURN
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer."""
+
+    text: str
+    finish: str
+    """`stop` or `length`."""
+    tokens: int
+    logprob: float
+    """Sum over its tokens, in nats."""
+
+
+class Completer:
+    """A model with its tokenizer."""
+
+    def __init__(self, folder: Path, device: str = "auto"):
+        import torch
+
+        self.model: Decoder = load_model(folder)
+        self.tokenizer = Tokenizer.load(folder)
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.model = self.model.to(chosen).eval()
+        if chosen.startswith("cuda"):
+            self.model.compute_dtype = torch.bfloat16
+        self.limit = self.model.config.max_seq_len
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """[bos] text."""
+        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        return begin + self.tokenizer.encode(text)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The chat up to where the assistant speaks next."""
+        return chat.render(messages, self.tokenizer, add_generation_prompt=True)[0]
+
+    @property
+    def has_own_template(self) -> bool:
+        """The tokenizer brings a chat template from elsewhere, so its model was made for chats."""
+        return self.tokenizer.config.get("chat_template") not in (None, CHAT_TEMPLATE)
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        names: Sequence[str | int],
+        *,
+        seed: int,
+        temperature: float,
+        max_new_tokens: int,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """One answer a prompt; each a function of the model, its prompt, its name and the seed.
+
+        Args:
+            prompts: token ids.
+            names: tells samples of one prompt apart.
+            on_text: called with the text as it grows, for a single prompt.
+        """
+        stream = TextStream(self.tokenizer, self._stops, on_text) if on_text and len(prompts) == 1 else None
+        samples = generate(
+            self.model,
+            prompts,
+            seeds=[derive_seed(seed, "generate", *ids, name) for ids, name in zip(prompts, names, strict=True)],
+            max_new_tokens=max_new_tokens,
+            stop_ids=self._stops,
+            temperature=temperature,
+            on_token=stream,
+        )
+        if stream:
+            stream.flush()
+        texts = [self.tokenizer.decode(sample.ids) for sample in samples]
+        return [
+            Answer(text, sample.finish, len(sample.ids), sum(sample.logprobs))
+            for text, sample in zip(texts, samples, strict=True)
+        ]
+
+    @property
+    def _stops(self) -> list[int]:
+        stops = set() if self.tokenizer.eos_id is None else {self.tokenizer.eos_id}
+        if self.tokenizer.config.get("chat_template") == CHAT_TEMPLATE:
+            stops.add(self.tokenizer.token_id(END_OF_TURN))
+        return sorted(stops)
+
+
+class TextStream:
+    """Tokens to text as they come: a character of several bytes is held back until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[int], on_text: Callable[[str], None]):
+        self.tokenizer, self.stops, self.on_text = tokenizer, set(stops), on_text
+        self.pending: list[int] = []
+
+    def __call__(self, sample: int, token: int) -> None:
+        """Take the next token."""
+        if token in self.stops:
+            return
+        self.pending.append(token)
+        if not self.tokenizer.decode(self.pending).endswith("\ufffd"):
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand out what is held back."""
+        if self.pending:
+            self.on_text(self.tokenizer.decode(self.pending))
+            self.pending = []

@@ -1,0 +1,108 @@
+"""`trivium generate`: complete prompts given on the command line, in a file or on standard input."""
+
+import sys
+import time
+from argparse import ArgumentTypeError, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from trivium.base.errors import InputError
+from trivium.cli.arguments import Arguments, positive, print_json
+from trivium.cli.invocation import Invocation
+
+
+def run(invocation: Invocation) -> int:
+    """Complete prompts with a model."""
+    options = _parser().read(invocation.arguments)
+    prompts = _prompts(options)
+
+    from trivium.base.log import format_number, route_warnings, say
+    from trivium.cli.completer import Completer
+
+    route_warnings()
+    completer = Completer(options.model)
+    single = len(prompts) == 1 and options.n == 1 and not options.json
+    echo = [prompts[0]]  # shown once the model has taken it
+
+    def show(text: str) -> None:
+        _write("".join([*echo, text]))
+        echo.clear()
+
+    began = time.perf_counter()
+    answers = completer.answer(
+        [ids for prompt in prompts for ids in [completer.encode_prompt(prompt)] * options.n],
+        [index for _ in prompts for index in range(options.n)],
+        seed=options.seed,
+        temperature=options.temperature,
+        max_new_tokens=options.max_new_tokens,
+        on_text=show if single else None,
+    )
+    seconds = time.perf_counter() - began
+    pairs = [
+        (prompt, answer) for prompt, group in zip(prompts, _groups(answers, options.n), strict=True) for answer in group
+    ]
+    if options.json:
+        print_json([{"prompt": prompt, **asdict(answer)} for prompt, answer in pairs])
+    elif single:
+        show("\n")
+    else:
+        for number, (prompt, answer) in enumerate(pairs, start=1):
+            _write(f"--- {number} of {len(pairs)} ({answer.finish})\n{prompt}{answer.text}\n")
+    tokens = sum(answer.tokens for answer in answers)
+    cut = sum(answer.finish == "length" for answer in answers)
+    note = f", {cut} cut at their cap" if cut else ""
+    say(f"{tokens} tokens in {seconds:.1f}s, {format_number(round(tokens / seconds, 1))} a second{note}")
+    return 0
+
+
+def _parser() -> Arguments:
+    parser = Arguments("generate", "Complete prompts with a model.")
+    parser.add_argument("model", type=Path, help="model directory, for example runs/quickstart/M2")
+    parser.add_argument(
+        "prompt", nargs="?", help=r"what to complete, with \n for a new line; - reads one a line from stdin"
+    )
+    parser.add_argument("--file", type=Path, help="read the whole prompt from a file")
+    parser.add_argument("--n", type=positive, default=1, help="answers to each prompt [%(default)s]")
+    parser.add_argument(
+        "--temperature", type=temperature, default=1.0, help="of the softmax, 0 is greedy [%(default)s]"
+    )
+    parser.add_argument("--max-new-tokens", type=positive, default=256, help="cap on an answer [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal answers [%(default)s]")
+    parser.add_argument("--json", action="store_true", help="print the answers as JSON")
+    return parser
+
+
+def temperature(text: str) -> float:
+    """An argparse type: a finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return number
+
+
+def _prompts(options: Namespace) -> list[str]:
+    if options.file is not None:
+        if options.prompt is not None:
+            raise InputError("give a prompt or --file, not both.")
+        try:
+            return [options.file.read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise InputError(f"{options.file}: {reason}. Name a text file that holds the prompt.") from None
+    if options.prompt is None:
+        raise InputError("there is no prompt. Give one, name a --file, or - for one a line from standard input.")
+    lines = sys.stdin.read().splitlines() if options.prompt == "-" else [options.prompt]
+    # A shell argument or a line holds no line break, and code needs them.
+    prompts = [line.replace("\\n", "\n") for line in lines if line.strip()]
+    if not prompts:
+        raise InputError("there is no prompt on standard input. Write one a line.")
+    return prompts
+
+
+def _groups(answers: list, size: int) -> list[list]:
+    return [answers[start : start + size] for start in range(0, len(answers), size)]
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

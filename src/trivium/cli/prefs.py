@@ -1,0 +1,104 @@
+"""`trivium prefs`: preference files into a run's store and out of it, and what the store holds."""
+
+import argparse
+from pathlib import Path
+
+from trivium.base.errors import InputError
+from trivium.cli.arguments import Arguments, print_json
+from trivium.cli.invocation import Invocation
+
+DEFAULT_STORE = Path("runs/quickstart/preferences.db")
+
+
+def run(invocation: Invocation) -> int:
+    """Import, export or count preferences."""
+    options = _parser().read(invocation.arguments)
+    return options.action(options)
+
+
+def _parser() -> Arguments:
+    parser = Arguments("prefs", "Preferences: judgements between answers to the same prompt, in a SQLite file.")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="import|export|stats|label")
+    shared = Arguments(add_help=False)
+    shared.add_argument("--store", type=Path, default=DEFAULT_STORE, help="the SQLite file [%(default)s]")
+    shared.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    def action(name: str, function: object, summary: str) -> argparse.ArgumentParser:
+        part = actions.add_parser(name, parents=[shared], help=summary, description=f"{summary}.")
+        part.set_defaults(action=function)
+        return part
+
+    into = action("import", _import, "Read judgements from a JSONL or JSON file, plain or .gz or .zst")
+    into.add_argument("file", type=Path, help="pairs, rankings, PandaLM's or Open Assistant's form")
+    into.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at a bad record [%(default)s]")
+    out = action("export", _export, "Write the judgements as JSONL")
+    out.add_argument("file", type=Path, help="where to, .gz by suffix")
+    out.add_argument("--form", choices=["full", "pairs"], default="full", help="everything, or plain pairs [full]")
+    out.add_argument("--split", choices=["train", "heldout"], help="one split only")
+    out.add_argument("--source", help="judgements of one source only")
+    action("stats", _stats, "Count what the store holds")
+    action("label", _label, "Judge answers in the browser")
+    return parser
+
+
+def _import(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from trivium.preferences.formats import import_preferences
+    from trivium.preferences.store import PreferenceStore
+
+    if not options.file.is_file():
+        raise InputError(f"{options.file}: no such file. Name a JSONL or JSON file of preferences.")
+    with PreferenceStore(options.store) as store:
+        report = import_preferences(options.file, store, on_error=options.on_error)
+    if options.json:
+        print_json(asdict(report))
+    else:
+        print("\n".join(report.lines()))
+        print(f"kept in {options.store}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from trivium.preferences.formats import export_preferences
+    from trivium.preferences.store import PreferenceStore
+
+    with PreferenceStore(options.store, create=False) as store:
+        count = export_preferences(store, options.file, options.form, split=options.split, source=options.source)
+    if options.json:
+        print_json({"path": str(options.file), "records": count})
+    else:
+        print(f"{options.file}: {count} records")
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from trivium.preferences.statistics import preference_stats
+    from trivium.preferences.store import PreferenceStore
+
+    with PreferenceStore(options.store, create=False) as store:
+        stats = preference_stats(store)
+    if options.json:
+        print_json(stats)
+        return 0
+    for name, value in stats.items():
+        label = name.replace("_", " ")
+        if not isinstance(value, dict):
+            print(f"{label}: {value}")
+            continue
+        print(f"{label}:")
+        for key, item in value.items():
+            parts = [f"{part or '-'} {count}" for part, count in item.items()] if isinstance(item, dict) else [item]
+            print(f"  {key.replace('_', ' '):<12} {'  '.join(_shown(part) for part in parts)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _label(options: argparse.Namespace) -> int:
+    raise InputError(
+        "the labelling page comes with the `label` extra and is not part of this version. "
+        "`trivium prefs import FILE.jsonl` takes judgements made elsewhere."
+    )
