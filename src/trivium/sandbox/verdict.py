@@ -1,10 +1,13 @@
 """The host composes the verdict from what it saw itself; nothing that the program says enters but as data."""
 
 import json
+import os
 import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from .jail.checker import UNREADY_STATUS
+from .jail.pair import LOCK_FAILED
 from .limits import Limits
 from .result import Level, Reason, Result, TestResult, Verdict
 
@@ -41,6 +44,14 @@ def compose(outcome: Outcome, expected_tests: int, limits: Limits, level: Level)
         max_rss_bytes=report["rss"],
         level=level,
     )
+
+
+def broken(outcome: Outcome) -> str:
+    """Why the outcome says nothing about the program, empty if it does: a process was not locked up."""
+    status = outcome.report["checker"]
+    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) in (LOCK_FAILED, UNREADY_STATUS):
+        return f"the checker ended with status {os.WEXITSTATUS(status)} before it began"
+    return ""
 
 
 def invalid(reason: Reason, message: str, level: Level) -> Result:

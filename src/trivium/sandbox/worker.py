@@ -9,18 +9,19 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trivium.base.errors import SandboxError
 
-from .jail import wire
+from .jail import wire, zygote
 from .jail.lockdown import Request
-from .jail.zygote import Plan
+from .jail.enclosure import Plan
 from .limits import Job, Limits
 from .result import Level
-from .verdict import HARD_OUTPUT_BYTES, Outcome
+from .verdict import HARD_OUTPUT_BYTES, Outcome, broken
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 10.0
@@ -51,6 +52,7 @@ class Worker:
             SandboxError: the interpreter does not start.
         """
         self.level: Level = plan.level  # pyright: ignore[reportAttributeAccessIssue]
+        self._prepared: tuple[Request, list[int]] | None = None
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = _start(theirs)
@@ -75,33 +77,43 @@ class Worker:
         Raises:
             WorkerLost: no answer; the worker must be replaced.
         """
-        limits = job.limits
-        ours, theirs = _channels()
+        request = _request(job.limits)
+        if self._prepared is None or self._prepared[0] != request:
+            self._prepare(request)
+        assert self._prepared is not None
+        ours, self._prepared = self._prepared[1], None
         try:
-            request = Request(
-                limits.wall_seconds,
-                limits.cpu_seconds,
-                limits.memory_bytes,
-                limits.file_bytes,
-                limits.descriptors,
-                limits.threads,
-            )
-            try:
-                socket.send_fds(self._control, [request.pack()], theirs)
-            except OSError as error:
-                raise WorkerLost(str(error)) from None
-            finally:
-                for descriptor in theirs:
-                    os.close(descriptor)
-            exchange = _Exchange(self._control.fileno(), ours, source, order, limits)
-            report = exchange.finish(time.monotonic() + limits.wall_seconds + GRACE_SECONDS)
+            self._order(zygote.START + bytes(Request.SIZE))
+            exchange = _Exchange(self._control.fileno(), ours, source, order, job.limits)
+            self._prepare(request)  # while this one runs
+            report = exchange.finish(time.monotonic() + job.limits.wall_seconds + GRACE_SECONDS)
         finally:
-            for descriptor in ours:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+            _close_all(ours)
         if "broken" in report:
             raise WorkerLost(report["broken"])
-        return Outcome(report, bytes(exchange.frames), bytes(exchange.kept[0]), bytes(exchange.kept[1]), exchange.sizes)
+        outcome = Outcome(report, bytes(exchange.frames), *map(bytes, exchange.kept), exchange.sizes)
+        problem = broken(outcome)
+        if problem:
+            raise WorkerLost(problem)
+        return outcome
+
+    def _prepare(self, request: Request) -> None:
+        """Have the next pair forked; our ends of its channels wait here."""
+        if self._prepared is not None:
+            _close_all(self._prepared[1])
+            self._prepared = None
+        ours, theirs = _channels()
+        self._prepared = (request, ours)
+        try:
+            self._order(zygote.PREPARE + request.pack(), theirs)
+        finally:
+            _close_all(theirs)
+
+    def _order(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        try:
+            socket.send_fds(self._control, [message], list(descriptors))
+        except OSError as error:
+            raise WorkerLost(str(error)) from None
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         data = b""
@@ -127,7 +139,7 @@ class Worker:
 
     def close(self) -> None:
         """Let it end; it ends by itself when its socket closes."""
-        self._control.close()
+        self._let_go()
         try:
             self._process.communicate(timeout=2)
         except subprocess.TimeoutExpired:
@@ -135,10 +147,16 @@ class Worker:
 
     def kill(self) -> None:
         """End it and all it runs, at once."""
-        with contextlib.suppress(OSError):
-            self._control.close()
+        self._let_go()
         self._process.kill()
         self._process.communicate()
+
+
+    def _let_go(self) -> None:
+        self._control.close()
+        if self._prepared is not None:
+            _close_all(self._prepared[1])
+            self._prepared = None
 
 
 class _Exchange:
@@ -146,6 +164,7 @@ class _Exchange:
 
     def __init__(self, control: int, ours: list[int], source: bytes, order: bytes, limits: Limits) -> None:
         self._control = control
+        self._ours = ours
         self._source, self._tests, self._output, self._errors = ours
         self._pending = {self._source: memoryview(source), self._tests: memoryview(order)}
         self._limit = limits.output_bytes
@@ -156,13 +175,14 @@ class _Exchange:
         self.kept = (bytearray(), bytearray())
         self.sizes = [0, 0]
 
-    def finish(self, deadline: float) -> dict[str, Any]:
-        """Work until the report and all ends of file are in. Raises WorkerLost."""
         for descriptor in (self._control, self._tests, self._output, self._errors):
             self._poll.register(descriptor, select.POLLIN)
             self._open.add(descriptor)
         for descriptor in (self._source, self._tests):
             self._feed(descriptor)
+
+    def finish(self, deadline: float) -> dict[str, Any]:
+        """Work until the report and all ends of file are in. Raises WorkerLost."""
         report: dict[str, Any] | None = None
         while report is None or len(self._open) > 1:
             events = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
@@ -223,11 +243,29 @@ class _Exchange:
         if self.sizes[index] > HARD_OUTPUT_BYTES:
             self._forget(descriptor)
             os.close(descriptor)  # the program's next write fails
+            self._ours.remove(descriptor)
 
     def _forget(self, descriptor: int) -> None:
         self._open.discard(descriptor)
         with contextlib.suppress(KeyError):
             self._poll.unregister(descriptor)
+
+
+def _request(limits: Limits) -> Request:
+    return Request(
+        limits.wall_seconds,
+        limits.cpu_seconds,
+        limits.memory_bytes,
+        limits.file_bytes,
+        limits.descriptors,
+        limits.threads,
+    )
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    descriptors.clear()
 
 
 def _channels() -> tuple[list[int], list[int]]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import wire
+from . import program, wire
 
 MAX_MESSAGE = 200
+UNREADY_STATUS = 71  # this process's exit status when the program's could not be locked up
 GONE_STATUS = 3  # this process's exit status when the program went away first
 
 
@@ -82,6 +83,11 @@ class Link:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._callbacks: list[Callable[..., Any]] = []
+
+    def ready(self) -> None:
+        """Wait until the program's process is locked up. Raises ProgramGone if it could not be."""
+        if self._receive() != ["ready"]:
+            raise ProgramGone
 
     def loaded(self) -> None:
         """Wait for the program to load. Raises what it raised."""
@@ -322,8 +328,14 @@ def _text(error: BaseException) -> str:
 
 def run(link: int, host: int) -> None:
     """Read the tests from the host and run them. Called in a locked-up process; never returns."""
+    program.warm_up()
+    connection = Link(link)
+    try:
+        connection.ready()
+    except ProgramGone:
+        os._exit(UNREADY_STATUS)
     size = int.from_bytes(wire.read_exactly(host, 4), "big")
     order = json.loads(wire.read_exactly(host, size))
-    checker = Checker(Link(link), host, order)
+    checker = Checker(connection, host, order)
     checker.run()
     os._exit(GONE_STATUS if checker.gone else 0)

@@ -51,18 +51,19 @@ class Cage:
     restrict: Callable[[], int] | None
     """Puts the caller under the Landlock ruleset."""
     filter: seccomp.ChildFilter | None
+    processes_before: int
+    """What already counts against this user's RLIMIT_NPROC."""
 
-    def lock(self, descriptors: list[int], request: Request, processes_before: int) -> None:
+    def lock(self, descriptors: list[int], request: Request) -> None:
         """Keep only the descriptors, as 0, 1, 2, ...; limit and confine the calling process for good.
 
         Args:
             descriptors: become 0, 1, ... in this order; every other one is closed.
             request: the program's limits.
-            processes_before: what already counts against this user's RLIMIT_NPROC.
         Raises:
             OSError: a layer was refused; the caller must then exit without running anything.
         """
-        set_limits(request, processes_before)
+        set_limits(request, self.processes_before)
         if self.restrict is not None:
             self.restrict()
         for target, descriptor in enumerate(descriptors):

@@ -13,7 +13,7 @@ from typing import Any
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 100
 _SMALL = 1 << 62
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 Reference = Callable[[Any], list[Any]]
 Resolve = Callable[[str, Any], Any]
 
@@ -109,7 +109,7 @@ def no_references(tag: str, key: Any) -> Any:
 
 def send(descriptor: int, message: Any) -> None:
     """Write one frame. Raises WireError (too large) and OSError (the peer is gone)."""
-    payload = _to_json(message).encode()
+    payload = to_json(message).encode()
     if len(payload) > MAX_BYTES:
         raise WireError(f"a value takes more than {MAX_BYTES >> 20} MiB")
     frame = memoryview(struct.pack(">I", len(payload)) + payload)
