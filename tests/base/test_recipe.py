@@ -100,6 +100,24 @@ def test_flags(flags: list[str], field: str, value: Any) -> None:
     assert config == value and type(config) is type(value)
 
 
+class Stage(Config):
+    first: Optim = Optim(lr=0.5, kind="adamw")
+    steps: int = 3
+
+
+class Chain(Config):
+    one: Stage = Stage()
+    two: Stage = Stage(first=Optim(lr=0.25), steps=9)
+
+
+def test_a_section_keeps_its_own_defaults(tmp_path: Path) -> None:
+    assert load_config(Chain) == Chain()
+    path = recipe_file(tmp_path, "[one.first]\nwarmup_steps = 1\n[two]\nsteps = 10\n")
+    config = load_config(Chain, path, ["--two.first.warmup_steps", "2"])
+    assert config.one.first == Optim(lr=0.5, kind="adamw", warmup_steps=1)
+    assert config.two == Stage(first=Optim(lr=0.25, warmup_steps=2), steps=10)
+
+
 def test_tables_of_named_parts(tmp_path: Path) -> None:
     path = recipe_file(tmp_path, '[data.sources.mine]\ntype = "folder"\npath = "docs"\n')
     config = load_config(Recipe, path, ["--data.sources.mine.weight", "2", "--data.sources.code.type", "builtin"])

@@ -31,7 +31,7 @@ def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[st
     Raises:
         ConfigError: names the flag, or the file and line, with the value and what was expected.
     """
-    sources = _Sources()
+    sources = _Sources(_defaults(cls))
     if recipe is not None:
         sources.read_file(recipe)
     for path, value in read_flags(cls, overrides):
@@ -56,6 +56,41 @@ def dump_config(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _defaults(cls: type[Config]) -> dict[str, Any]:
+    """What `cls`'s sections set other than their own classes do: `optim: Optim = Optim(lr=0.1)` keeps its 0.1 when
+    a recipe sets another field of `optim`.
+    """
+    values: dict[str, Any] = {}
+    for name, info in cls.model_fields.items():
+        value = info.get_default(call_default_factory=True)
+        if section_of(info.annotation) and isinstance(value, Config):
+            values[name] = _differences(value)
+    return values
+
+
+def _differences(section: Config) -> dict[str, Any]:
+    values = _defaults(type(section))
+    try:
+        plain = type(section)()
+    except ValidationError:  # has required fields
+        plain = None
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if plain is not None and value == getattr(plain, name):
+            continue
+        values[name] = _differences(value) if isinstance(value, Config) else value
+    return values
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Put `above`'s values over `below`'s, table by table, in place."""
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _merge(below[key], value)
+        else:
+            below[key] = value
+
+
 @dataclass
 class _Sources:
     """Values by section, and where each came from."""
@@ -69,7 +104,7 @@ class _Sources:
         """Take the values of a TOML file."""
         try:
             text = path.read_bytes().decode()
-            self.values = tomllib.loads(text)
+            _merge(self.values, tomllib.loads(text))
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}). Save the recipe as UTF-8.") from None
         except OSError as error:
