@@ -17,8 +17,8 @@ from typing import Any
 from trivium.base.errors import SandboxError
 
 from .jail import wire, zygote
-from .jail.lockdown import Request
 from .jail.enclosure import Plan
+from .jail.lockdown import Request
 from .limits import Job, Limits
 from .result import Level
 from .verdict import HARD_OUTPUT_BYTES, Outcome, broken

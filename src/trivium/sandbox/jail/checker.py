@@ -3,13 +3,14 @@
 import ast
 import builtins
 import json
+import operator
 import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import program, wire
+from . import codec, program, wire
 
 MAX_MESSAGE = 200
 UNREADY_STATUS = 71  # this process's exit status when the program's could not be locked up
@@ -29,14 +30,13 @@ class OpaqueError(Exception):
 
 
 class Handle:
-    """An object of the program: usable through proxied operations, never comparable."""
+    """An object of the program: usable through proxied operations, comparable only with None."""
 
-    __slots__ = ("_handle_key", "_handle_kind", "_handle_link")
+    __slots__ = ("_handle_key", "_handle_kind", "_handle_link", "_handle_true")
 
-    def __init__(self, link: "Link", key: int, kind: str) -> None:
-        object.__setattr__(self, "_handle_link", link)
-        object.__setattr__(self, "_handle_key", key)
-        object.__setattr__(self, "_handle_kind", kind)
+    def __init__(self, link: "Link", key: int, kind: str, true: bool = False) -> None:
+        for name, value in (("link", link), ("key", key), ("kind", kind), ("true", true)):
+            object.__setattr__(self, f"_handle_{name}", value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._handle_link.call(self, args, kwargs)
@@ -56,11 +56,57 @@ class Handle:
     def __exit__(self, *exception: object) -> Any:
         return self._handle_link.ask("exit", self)
 
+    def __bool__(self) -> bool:
+        return True if self._handle_true else self._opaque()
+
+    def __eq__(self, other: object) -> bool:
+        return False if other is None else self._opaque()
+
+    def __ne__(self, other: object) -> bool:
+        return True if other is None else self._opaque()
+
     def _opaque(self, *others: object) -> Any:
         raise OpaqueError(f"a {self._handle_kind} of the program cannot be compared here; only plain data can")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _opaque
+    __lt__ = __le__ = __gt__ = __ge__ = _opaque
     __hash__ = _opaque  # pyright: ignore[reportAssignmentType]
+
+
+class Valued(Handle):
+    """An instance of a builtin's subclass, such as a named tuple: compared by its plain value, otherwise a handle."""
+
+    __slots__ = ("_handle_value",)
+
+    def __init__(self, link: "Link", key: int, kind: str, value: Any) -> None:
+        super().__init__(link, key, kind)
+        object.__setattr__(self, "_handle_value", value)
+
+    @property
+    def __class__(self) -> type:
+        return type(self._handle_value)
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("an object of the program keeps its class")
+
+    def __bool__(self) -> bool:
+        return bool(self._handle_value)
+
+    def __hash__(self) -> int:
+        return hash(self._handle_value)
+
+
+def _compare(name: str) -> Callable[[Valued, object], Any]:
+    compare = getattr(operator, name)
+
+    def method(self: Valued, other: object) -> Any:
+        return compare(self._handle_value, other._handle_value if type(other) is Valued else other)
+
+    return method
+
+
+for _name in "eq ne lt le gt ge".split():
+    setattr(Valued, f"__{_name}__", _compare(_name))
 
 
 def _forward(operation: str, swapped: bool = False) -> Callable[..., Any]:
@@ -70,9 +116,9 @@ def _forward(operation: str, swapped: bool = False) -> Callable[..., Any]:
     return method
 
 
-for _name in "getitem setitem delitem contains enter iter len str repr neg pos abs invert index".split():
+for _name in ["getitem", "setitem", "delitem", "contains", "enter", "iter", "len", "str", "repr", "neg", "pos", "abs", "invert", "index"]:
     setattr(Handle, f"__{_name}__", _forward(_name))
-for _name in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split():
+for _name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift"]:
     setattr(Handle, f"__{_name.strip('_')}__", _forward(_name))
     setattr(Handle, f"__r{_name.strip('_')}__", _forward(_name, swapped=True))
 
@@ -124,13 +170,8 @@ class Link:
         if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not int or not 1 <= entry[0] <= len(args):
             raise ProgramError("the program's answer is malformed")
         old, new = args[entry[0] - 1], self._decode(entry[1])
-        if type(old) is not type(new):
+        if codec.merge(old, new) is not old:
             raise ProgramError("the program's answer is malformed")
-        if type(old) is list or type(old) is bytearray:
-            old[:] = new
-        elif type(old) is dict or type(old) is set:
-            old.clear()
-            old.update(new)
 
     def _exchange(self, request: list[Any]) -> list[Any]:
         self._send(request)
@@ -186,26 +227,35 @@ class Link:
         return message
 
     def _encode(self, value: Any) -> Any:
-        return wire.encode(value, self._reference)
+        return codec.encode(value, self._reference)
 
     def _reference(self, value: Any) -> list[Any]:
-        if type(value) is Handle:
+        if type(value) in (Handle, Valued):
             return ["h", value._handle_key]
         if callable(value):
             self._callbacks.append(value)
             return ["f", len(self._callbacks) - 1]
+        plain = codec.plain_value(value)
+        if plain is not None:
+            return codec.encode(plain, self._reference, 1)
         raise TypeError(f"a {type(value).__name__} of the tests cannot be passed to the program")
 
     def _decode(self, tree: Any) -> Any:
         try:
-            return wire.decode(tree, self._resolve)
+            return codec.decode(tree, self._resolve)
         except wire.WireError as error:
             raise ProgramError(str(error)) from None
 
-    def _resolve(self, tag: str, key: Any) -> Any:
-        if tag != "h" or type(key) is not int:
+    def _resolve(self, tree: list[Any]) -> Any:
+        tag, key = tree[0], tree[1]
+        if tag == "f" and type(key) is int and 0 <= key < len(self._callbacks):
+            return self._callbacks[key]
+        if tag not in ("h", "m", "v") or type(key) is not int:
             raise wire.WireError("unknown tag")
-        return Handle(self, key, "object")
+        kind = str(tree[2])[:40]
+        if tag == "v":
+            return Valued(self, key, kind, codec.decode(tree[3], self._resolve, 1))
+        return Handle(self, key, kind, true=tag == "m")
 
 
 _ACTING = {"StopIteration", "StopAsyncIteration", "AssertionError"}

@@ -5,12 +5,13 @@ import gc
 import json
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from . import wire
+from . import codec, wire
 
 MODULE = "__program__"
 
@@ -85,7 +86,7 @@ class Server:
         """For each argument its new tree if it was changed in place, else None."""
         trees_now: list[Any] = []
         for arg, tree in zip(args, trees, strict=True):
-            now = self._encode(arg) if type(arg) in (list, dict, set, bytearray) else tree
+            now = self._encode(arg) if type(arg) in codec.MUTABLE else tree
             trees_now.append(None if now == tree else now)
         return trees_now
 
@@ -93,26 +94,33 @@ class Server:
         """The nearest builtin ancestor's name, the arguments as far as they are data, and the class's own name."""
         name = next((kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind), "")
         try:
-            args = [wire.encode(arg, wire.plain) for arg in error.args]
+            args = [codec.encode(arg, codec.data_only) for arg in error.args]
         except BaseException:
             args = [_safe_text(error)]
         return ["raised", name, args, type(error).__name__]
 
     def _encode(self, value: Any) -> Any:
-        return wire.encode(value, self._reference)
+        return codec.encode(value, self._reference)
 
     def _reference(self, value: Any) -> list[Any]:
+        """A handle, with the plain value of a builtin's subclass and the truth of a match, which is always true."""
+        if type(value) is Callback:
+            return ["f", value._key]
         key = self._keys.get(id(value))
         if key is None:
             key = self._keys[id(value)] = len(self._objects)
             self._objects.append(value)  # kept alive, so the id stays its own
-        return ["h", key, type(value).__name__]
+        plain = codec.plain_value(value)
+        kind = type(value).__name__
+        if plain is not None:
+            return ["v", key, kind, codec.encode(plain, self._reference, 1)]
+        return ["m" if type(value) is re.Match else "h", key, kind]
 
     def _decode(self, tree: Any) -> Any:
-        return wire.decode(tree, self._resolve)
+        return codec.decode(tree, self._resolve)
 
-    def _resolve(self, tag: str, key: Any) -> Any:
-        return self._objects[key] if tag == "h" else Callback(self, key)
+    def _resolve(self, tree: list[Any]) -> Any:
+        return Callback(self, tree[1]) if tree[0] == "f" else self._objects[tree[1]]
 
 
 def _safe_text(error: BaseException) -> str:
@@ -136,13 +144,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "len": len,
     "iter": iter,
     "enter": lambda value: type(value).__enter__(value),
+    "int": int,
+    "float": float,
+    "round": round,
+    "format": format,
+    "reversed": reversed,
     "exit": lambda value: type(value).__exit__(value, None, None, None),
     **{
         name: getattr(operator, name)
-        for name in (
-            "getitem setitem delitem contains add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift "
-            "neg pos abs invert index"
-        ).split()
+        for name in ["getitem", "setitem", "delitem", "contains", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift", "neg", "pos", "abs", "invert", "index"]
     },
 }
 
@@ -189,4 +199,5 @@ def warm_up() -> None:
     """Write to the pages that every program writes to, while nobody waits: each costs a copy after the fork."""
     namespace: dict[str, Any] = {}
     exec(compile("def f(x):\n    return [x + 1]\n", "<warm>", "exec", dont_inherit=True), namespace)
-    wire.decode(json.loads(wire.to_json(wire.encode([namespace["f"](1), "a", {1: 2.5}], wire.plain))), wire.no_references)
+    tree = codec.encode([namespace["f"](1), "a", {1: 2.5}], codec.data_only)
+    codec.decode(json.loads(wire.to_json(tree)), codec.no_references)

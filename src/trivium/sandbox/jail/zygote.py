@@ -24,12 +24,7 @@ from .enclosure import Enclosure, Plan, Refused, die_with_parent, enclose
 from .lockdown import DESCRIPTORS_FROM, Request
 from .pair import Pair
 
-PRELOADED = """
-abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy dataclasses datetime decimal
-enum fractions functools hashlib heapq html inspect io itertools json keyword math numbers operator pprint queue random
-re secrets statistics string struct textwrap threading time traceback types typing unicodedata uuid warnings weakref
-zlib
-""".split()
+PRELOADED = ["abc", "array", "ast", "base64", "bisect", "calendar", "cmath", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "html", "inspect", "io", "itertools", "json", "keyword", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "statistics", "string", "struct", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "uuid", "warnings", "weakref", "zlib"]
 PREPARE, START, DISCARD = b"P", b"S", b"D"
 ORDER_SIZE = 1 + Request.SIZE
 SEED = 0
