@@ -137,7 +137,7 @@ def generate(
 
 
 def _prefill(model: Decoder, cache: KVCache, rows: Tensor, prompts: list[Sequence[int]]) -> Tensor:
-    """Run each distinct prompt once, copy its keys and values to its rows; logits (len(prompts), V) of the next token."""
+    """Run each distinct prompt once and copy its keys and values to its rows; (len(prompts), V) logits that follow."""
     distinct: dict[tuple[int, ...], int] = {}
     which = torch.tensor([distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts])
     width = max(map(len, distinct))

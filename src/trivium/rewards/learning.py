@@ -48,7 +48,9 @@ class RewardStep:
     forwarded once; the auxiliary terms are means over tokens.
     """
 
-    def __init__(self, scorer: Scorer, examples: Sequence[RankedTokens], config: RewardLossConfig, max_tokens: int):
+    def __init__(
+        self, scorer: Scorer, examples: Sequence[RankedTokens], config: RewardLossConfig, max_tokens: int = 8192
+    ):
         self.scorer, self.examples, self.config = scorer, examples, config
         self.prompts = [example.prompt for example in examples]
         flat = [(index, place) for index, example in enumerate(examples) for place in range(len(example.completions))]

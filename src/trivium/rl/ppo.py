@@ -52,7 +52,11 @@ class PPO:
         )
         _, mean, std = whitened = whiten(advantages, mask)
         rollout.advantages = whitened[0] if self.config.whiten else advantages
-        return {"sigma": std.item() if self.config.whiten else 1.0, "advantage_mean": mean.item(), "advantage_std": std.item()}
+        return {
+            "sigma": std.item() if self.config.whiten else 1.0,
+            "advantage_mean": mean.item(),
+            "advantage_std": std.item(),
+        }
 
     def loss(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_mask: Tensor) -> LossOutput:
         """See `objectives.policy.policy_loss`."""

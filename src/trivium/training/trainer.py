@@ -121,7 +121,7 @@ class Trainer:
                 evaluated = {key: value for report in reports for key, value in report.items()}
                 if evaluated or done % self.log_every == 0 or done in (1, steps):
                     self.metrics.log(done, **values, **evaluated)
-                progress.update(done, **{"loss": values["loss"]}, **evaluated)
+                progress.update(done, loss=values["loss"], **evaluated)
                 if interruption.requested or (done % self.checkpoint_every == 0 and done < steps):
                     self._save(done)
                 if interruption.requested:

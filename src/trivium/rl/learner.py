@@ -1,0 +1,250 @@
+"""One reinforcement-learning step: what the models say of a rollout, the advantages, the updates."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from trivium.base.config import Config
+from trivium.base.errors import StageFailed
+from trivium.base.seeding import python_rng
+from trivium.batch import Batch
+from trivium.data.branches import ResponseBatch
+from trivium.model import Decoder, Scorer
+from trivium.objectives.kl import KLController, kl_estimate, shape_rewards
+from trivium.objectives.lm import linear_lm_loss
+from trivium.objectives.tokens import masked_mean
+from trivium.objectives.utility import effective_alpha
+from trivium.optim import OptimConfig, Optimizer
+from trivium.rl.algorithm import Algorithm
+from trivium.rl.ppo import PPO
+from trivium.rl.reward import MissingEOS, penalise_unfinished
+from trivium.rl.rollout import Rollout, over_rollout, response_logprobs, response_values
+
+
+class LearnerConfig(Config):
+    """The update that all algorithms share."""
+
+    alpha: float = Field(default=0.0, ge=0)
+    """Weight of L_SFT in U: the fine-tuning loss stays in the update (PPO-ptx)."""
+    beta: float = Field(default=1.0, ge=0)
+    """Weight of the reward in U."""
+    gamma: float = Field(default=0.05, ge=0)
+    """Weight of the KL divergence from M1 in U, reward per nat."""
+    kl_target: float | None = None
+    """KL per response, in nats, that the coefficient is steered to; unset keeps it at gamma."""
+    kl_horizon: float = Field(default=10_000, gt=0)
+    """Responses over which a full deviation from kl_target acts."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over each rollout."""
+    minibatches: int = Field(default=2, ge=1)
+    """Optimiser steps per pass."""
+    critic_warmup: int = Field(default=0, ge=0)
+    """First steps in which only the critic learns."""
+    max_approx_kl: float | None = None
+    """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
+    missing_eos: MissingEOS = "min"
+    """Reward of a response cut by the cap: at most -1 (`min`), -1 (`replace`) or as it is (`none`)."""
+    optim: OptimConfig = OptimConfig(lr=1e-4, eps=1e-5, warmup_steps=10, schedule="constant")
+    """The policy's optimiser."""
+    critic_optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-5, warmup_steps=10, schedule="constant")
+    """The critic's optimiser."""
+    microbatch_tokens: int = Field(default=8192, ge=1)
+    """Tokens of one forward pass; changes memory, not results."""
+
+
+class Learner:
+    """A policy that learns from rewards, with its reference and, where the algorithm has one, its critic."""
+
+    def __init__(
+        self,
+        policy: Decoder,
+        reference: Decoder,
+        critic: Scorer | None,
+        algorithm: Algorithm,
+        config: LearnerConfig,
+        total_updates: int,
+        seed: int,
+    ):
+        self.policy, self.reference, self.critic = policy, reference, critic
+        self.algorithm, self.config, self.seed = algorithm, config, seed
+        self.optimizer = Optimizer(policy, config.optim, total_updates)
+        self.critic_optimizer = Optimizer(critic, config.critic_optim, total_updates) if critic is not None else None
+        self.controller = KLController(config.gamma, config.kl_target, config.kl_horizon)
+        self.updates = 0
+        """Optimiser steps done; sets the learning rate."""
+
+    def penalise_unfinished(self, scores: Tensor, finished: Tensor) -> Tensor:
+        """(N,) normalised rewards with the configured treatment of responses cut by the cap."""
+        return penalise_unfinished(scores, finished, self.config.missing_eos)
+
+    def prepare(self, rollout: Rollout) -> dict[str, float]:
+        """Old and reference log-probs and values, once per rollout; rewards and advantages from them."""
+        device, config, temperature = self.policy.device, self.config, rollout.temperature
+
+        def under(model: Decoder) -> Callable[[ResponseBatch], Tensor]:
+            return lambda batch: response_logprobs(model, batch, temperature)
+
+        tokens = config.microbatch_tokens
+        rollout.old_logprobs = over_rollout(rollout, under(self.policy), device, tokens)
+        rollout.ref_logprobs = over_rollout(rollout, under(self.reference), device, tokens)
+        if self.critic is not None:
+            critic = self.critic
+            rollout.values = over_rollout(rollout, lambda batch: response_values(critic, batch), device, tokens)
+        mask = rollout.loss_mask
+        gamma = self.controller.gamma
+        rollout.rewards = shape_rewards(
+            rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, mask, config.beta, gamma
+        )
+        metrics = self.algorithm.advantages(rollout)
+        k1 = kl_estimate(rollout.old_logprobs, rollout.ref_logprobs, "k1").masked_fill(~mask, 0.0).sum(1)
+        gap = (rollout.old_logprobs - rollout.sampler_logprobs).abs().masked_fill(~mask, 0.0)
+        valid = rollout.valid
+        kl = k1[valid].mean().item()
+        metrics |= {
+            "reward/mean": rollout.scores[valid].mean().item(),
+            "reward/std": rollout.scores[valid].std(unbiased=False).item(),
+            "kl/sequence": kl,
+            "kl/token": (k1.sum() / mask.sum().clamp(min=1)).item(),
+            "kl/coefficient": gamma,
+            "sampler/gap_mean": masked_mean(gap, mask).item(),
+            "sampler/gap_max": gap.max().item(),
+            "length/mean": rollout.lengths.float().mean().item(),
+            "length/p95": rollout.lengths.float().quantile(0.95).item(),
+            "eos_rate": rollout.finished.float().mean().item(),
+            "invalid": float((~valid).sum()),
+            "surprisal": -masked_mean(rollout.old_logprobs, mask).item(),
+        }
+        self.controller.update(kl, int(valid.sum()))
+        return metrics
+
+    def update(
+        self, rollout: Rollout, step: int, sigma: float, sft_batches: Callable[[int], Batch] | None = None
+    ) -> dict[str, float]:
+        """All updates on one rollout: each epoch reshuffles the prompts; a response is never split.
+
+        Args:
+            step: 0-based; with the seed it decides the shuffles.
+            sigma: what advantages were divided by.
+            sft_batches: index -> a batch of fine-tuning data; needed when alpha > 0.
+        """
+        members: dict[int, list[int]] = {}
+        for index, prompt in enumerate(rollout.prompt_of):
+            if rollout.valid[index]:
+                members.setdefault(prompt, []).append(index)
+        sums: dict[str, float] = {}
+        done = 0
+        for epoch in range(self.config.epochs):
+            order = sorted(members)
+            python_rng(self.seed, "minibatches", step, epoch).shuffle(order)
+            for part in _split(order, self.config.minibatches):
+                chosen = [index for prompt in part for index in members[prompt]]
+                policy_only = step < self.config.critic_warmup
+                metrics = {} if policy_only else self._policy_step(rollout, chosen, sigma, sft_batches)
+                metrics |= self._critic_step(rollout, chosen)
+                self.updates += 1
+                if done == 0:
+                    metrics["ratio/first_deviation"] = abs(metrics.get("ratio/mean", 1.0) - 1.0)
+                done += 1
+                for key, value in metrics.items():
+                    sums[key] = max(sums.get(key, 0.0), value) if key.endswith("max") else sums.get(key, 0.0) + value
+                limit = self.config.max_approx_kl
+                if limit is not None and metrics.get("approx_kl", 0.0) > limit:
+                    return _averages(sums, done) | {"stopped_early": 1.0}
+        return _averages(sums, done)
+
+    def _policy_step(
+        self, rollout: Rollout, chosen: Sequence[int], sigma: float, sft_batches: Callable[[int], Batch] | None
+    ) -> dict[str, float]:
+        config, device = self.config, self.policy.device
+        mask = rollout.loss_mask
+        tokens, width = int(mask[chosen].sum()), mask.shape[1]
+        count = self._count(len(chosen), tokens, width)
+        metrics: dict[str, float] = {}
+        for batch in rollout.batches(chosen, config.microbatch_tokens):
+            rows = batch.responses
+            logprobs = batch.to(device).spread(
+                response_logprobs(self.policy, batch.to(device), rollout.temperature), width
+            )
+            loss = self.algorithm.loss(
+                logprobs,
+                rollout.old_logprobs[rows].to(device),
+                rollout.advantages[rows].to(device),
+                mask[rows].to(device),
+            )
+            _finite(loss.loss_sum, "policy loss")
+            (loss.loss_sum / count).backward()
+            share = int(mask[rows].sum()) / tokens
+            metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / count
+            for key, value in loss.metrics.items():
+                name = {"ratio_mean": "ratio/mean", "ratio_max": "ratio/max"}.get(key, key)
+                old = metrics.get(name, 0.0)
+                metrics[name] = max(old, value.item()) if name.endswith("max") else old + share * value.item()
+        if config.alpha > 0:
+            metrics |= self._sft_term(sigma, len(chosen), tokens, width, sft_batches)
+        return metrics | {f"policy/{key}": value for key, value in self.optimizer.step(self.updates).items()}
+
+    def _count(self, sequences: int, tokens: int, width: int) -> float:
+        return {"seq_sum": sequences, "seq_mean": sequences, "token": tokens, "const": sequences * width}[
+            self.algorithm.aggregate
+        ]
+
+    def _sft_term(
+        self,
+        sigma: float,
+        sequences: int,
+        tokens: int,
+        width: int,
+        sft_batches: Callable[[int], Batch] | None,
+    ) -> dict[str, float]:
+        assert sft_batches is not None, "alpha > 0 needs fine-tuning data"
+        weight = effective_alpha(
+            self.config.alpha,
+            sigma=sigma,
+            aggregate=self.algorithm.aggregate,
+            n=sequences,
+            l_max=width,
+            token_count=tokens,
+        )
+        batch = sft_batches(self.updates).to(self.policy.device)
+        hidden = self.policy.hidden(batch.ids, batch.positions)
+        loss = linear_lm_loss(hidden, self.policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+        (weight * loss.mean).backward()
+        return {"loss/sft": loss.mean.item(), "alpha/effective": weight}
+
+    def _critic_step(self, rollout: Rollout, chosen: Sequence[int]) -> dict[str, float]:
+        if self.critic is None or self.critic_optimizer is None:
+            return {}
+        assert isinstance(self.algorithm, PPO)
+        mask, device = rollout.loss_mask, self.policy.device
+        tokens, width = int(mask[chosen].sum()), mask.shape[1]
+        metrics: dict[str, float] = {}
+        for batch in rollout.batches(chosen, self.config.microbatch_tokens):
+            rows = batch.responses
+            values = batch.to(device).spread(response_values(self.critic, batch.to(device)), width)
+            loss = self.algorithm.value_loss(
+                values, rollout.values[rows].to(device), rollout.returns[rows].to(device), mask[rows].to(device)
+            )
+            _finite(loss.loss_sum, "value loss")
+            (loss.loss_sum / tokens).backward()
+            share = int(mask[rows].sum()) / tokens
+            metrics["loss/value"] = metrics.get("loss/value", 0.0) + loss.loss_sum.item() / tokens
+            explained = loss.metrics["explained_variance"].nan_to_num().item()
+            metrics["explained_variance"] = metrics.get("explained_variance", 0.0) + share * explained
+        return metrics | {f"critic/{key}": value for key, value in self.critic_optimizer.step(self.updates).items()}
+
+
+def _split(order: list[int], parts: int) -> Iterator[list[int]]:
+    parts = min(parts, len(order))
+    for part in range(parts):
+        yield order[part * len(order) // parts : (part + 1) * len(order) // parts]
+
+
+def _averages(sums: dict[str, float], count: int) -> dict[str, float]:
+    return {key: value if key.endswith(("max", "first_deviation")) else value / count for key, value in sums.items()}
+
+
+def _finite(loss: Tensor, name: str) -> None:
+    if not math.isfinite(loss.item()):
+        raise StageFailed(f"the {name} is {loss.item()}. Lower the learning rate, or look at the rewards of this step.")

@@ -1,0 +1,30 @@
+"""Writing a model where the contract says: Hugging Face files, tokenizer and a model card."""
+
+from pathlib import Path
+from typing import Any
+
+from trivium.base.files import write_text
+from trivium.model import Decoder, save_model
+from trivium.tokenizer import Tokenizer
+
+
+def save_artifact(model: Decoder, tokenizer: Tokenizer, folder: Path, title: str, facts: dict[str, Any]) -> None:
+    """A model directory that opens in transformers, with a README of what it is."""
+    save_model(model, folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    tokenizer.save(folder)
+    config = model.config
+    rows = {
+        "architecture": config.family,
+        "parameters": f"{model.parameter_count():,}",
+        "layers × width": f"{config.n_layers} × {config.d_model}",
+        "context": f"{config.max_seq_len} tokens",
+        "vocabulary": f"{config.vocab_size}",
+    } | {key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else value for key, value in facts.items()}
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    write_text(
+        folder / "README.md",
+        f"# {folder.name}: {title}\n\n| | |\n|---|---|\n{table}\n\n"
+        "Made by Trivium. How it was made, with seeds, inputs and versions: `lineage.json` of its run.\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{folder.name}")\n```\n',
+    )

@@ -1,0 +1,170 @@
+"""Collect preferences: several completions a prompt from a model, compared by a judge, into preferences.db."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.base.errors import StageFailed
+from trivium.base.fingerprint import fingerprint_path
+from trivium.base.log import Progress, say
+from trivium.preferences.formats import export_preferences, import_preferences
+from trivium.preferences.judgement import Sample
+from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_samples
+from trivium.preferences.store import PreferenceStore
+from trivium.runs import StageDir
+from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.judging import Answer, answer_tasks, judge_answers
+from trivium.stages.stage import Context, note, perform
+from trivium.stages.tasks import TaskConfig
+from trivium.tokenizer import Tokenizer
+
+
+class CollectConfig(Config):
+    """How preferences are collected."""
+
+    path: str = ""
+    """Preference file (JSONL) to import instead of sampling and judging."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a bad record of that file: stop, or leave it out and count it."""
+    tasks: TaskConfig = TaskConfig(count=2000)
+    """Prompts of the first round."""
+    later_tasks: int = Field(default=600, ge=1)
+    """Prompts of each later round, sampled from the policy of that time."""
+    samples: int = Field(default=6, ge=2)
+    """Completions a prompt."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Cap on a completion, in tokens."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling."""
+    judge: Annotated[ExecutionJudge | SimulatedJudge, Field(discriminator="type")] = ExecutionJudge()
+    """Who compares them."""
+    heldout_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of prompts whose comparisons only measure the reward model."""
+    chunk: int = Field(default=250, ge=1)
+    """Prompts sampled, judged and stored at a time; what is stored is not sampled again after an interruption."""
+
+
+def run(
+    context: Context, config: CollectConfig, sandbox_config: SandboxConfig, *, policy: Path, round: int
+) -> dict[str, Any]:
+    """One round; round 0 samples M1, later ones the policy as it is then."""
+    name = "collect" if round == 0 else f"collect-{round + 1}"
+    database = context.run.preferences_path
+
+    def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        if context.force and round == 0:
+            _set_aside(database)
+        with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
+            if config.path:
+                report = import_preferences(Path(config.path), store, config.on_error)
+                result = {"imported": report.model_dump() if hasattr(report, "model_dump") else vars(report)}
+            else:
+                result = _sample_and_judge(context, config, sandbox_config, stage, store, policy, round)
+            result |= store.counts()
+            export_preferences(store, stage.samples / "preferences.jsonl")
+        return result, []
+
+    inputs: dict[str, Path | str] = {"policy": policy} | config.tasks.inputs
+    if config.path:
+        inputs["preferences"] = Path(config.path)
+    return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name], body=body)
+
+
+def _set_aside(database: Path) -> None:
+    """A forced collection starts an empty file; what people judged is never deleted."""
+    if database.exists():
+        kept = database.with_name(f"preferences-{time.strftime('%Y%m%d-%H%M%S')}.db")
+        for suffix in ("", "-wal", "-shm"):
+            part = database.with_name(database.name + suffix)
+            if part.exists():
+                part.rename(kept.with_name(kept.name + suffix))
+        say(f"collect: the preferences so far are kept in {kept}; `trivium prefs export` and `import` move them")
+
+
+def _sample_and_judge(
+    context: Context,
+    config: CollectConfig,
+    sandbox_config: SandboxConfig,
+    stage: StageDir,
+    store: PreferenceStore,
+    policy: Path,
+    round: int,
+) -> dict[str, Any]:
+    model, tokenizer = context.load_model(policy), Tokenizer.load(policy)
+    weights = fingerprint_path(policy)
+    wanted = config.tasks if round == 0 else config.tasks.model_copy(update={"count": config.later_tasks})
+    tasks = wanted.load(context.seed, f"collect-{round}", "train")
+    ids = store.add_prompts((task.prompt, task.id, "") for task in tasks)
+    done = store.sampled(weights, round)
+    todo = {name: task for name, task in zip(ids, tasks, strict=True) if len(done.get(name, ())) < config.samples}
+    finished = len(set(ids)) - len(todo)
+    passed = tested = 0
+    names = list(todo)
+    with (
+        open_sandbox(stage, sandbox_config) as sandbox,
+        Progress("collect", len(set(ids)), "prompt", start=finished) as progress,
+    ):
+        for start in range(0, len(names), config.chunk):
+            part = names[start : start + config.chunk]
+            answers = answer_tasks(
+                model,
+                tokenizer,
+                [todo[name] for name in part],
+                samples=config.samples,
+                seed=context.seed,
+                purpose=f"collect-{round}",
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+            )
+            answers = judge_answers(answers, sandbox)
+            known = [a.outcome.passed for a in answers if a.outcome is not None and a.outcome.passed is not None]
+            passed, tested = passed + sum(known), tested + len(known)
+            _store(store, config, context.seed, part, answers, weights, round)
+            progress.update(finished + start + len(part), passing=passed / max(tested, 1))
+    if tested == 0 and todo:
+        raise StageFailed("collect: no completion's tests could be run. See `trivium doctor` for the sandbox.")
+    if tested < len(names) * config.samples:
+        note(stage, f"{len(names) * config.samples - tested} completions have no outcome (tests could not be run)")
+    return {"round": round, "prompts": len(set(ids)), "passing": passed / max(tested, 1)}
+
+
+def _store(
+    store: PreferenceStore,
+    config: CollectConfig,
+    seed: int,
+    names: Sequence[str],
+    answers: Sequence[Answer],
+    weights: str,
+    round: int,
+) -> None:
+    judgements = []
+    for index, name in enumerate(names):
+        group = answers[index * config.samples : (index + 1) * config.samples]
+        samples = [_sample(answer, weights, round, place) for place, answer in enumerate(group)]
+        store.add_samples((name, sample) for sample in samples)
+        distinct = list({sample.content: sample for sample in reversed(samples)}.values())[::-1]
+        judgement = judge_samples(config.judge, group[0].task.prompt, distinct, seed) if len(distinct) > 1 else None
+        if judgement is not None:
+            judgements.append(judgement.model_copy(update={"round": round}))
+    store.add_judgements(judgements)
+
+
+def _sample(answer: Answer, weights: str, round: int, place: int) -> Sample:
+    outcome = answer.outcome
+    assert outcome is not None
+    return Sample(
+        text=answer.text,
+        ids=tuple(answer.sample.ids),
+        finish=answer.sample.finish,
+        passed=outcome.passed,
+        tests_passed=outcome.tests_passed,
+        tests_total=outcome.tests_total,
+        verdict=outcome.verdict,
+        model=weights,
+        round=round,
+        sample=place,
+    )

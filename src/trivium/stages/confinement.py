@@ -1,0 +1,30 @@
+"""The sandbox as stages use it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.runs import StageDir
+from trivium.sandbox import Sandbox
+from trivium.stages.stage import note
+
+
+class SandboxConfig(Config):
+    """How model-written programs are run."""
+
+    workers: int = Field(default=2, ge=1)
+    """Programs run at a time."""
+    minimum: Literal["jailed", "isolated", "limited"] = "isolated"
+    """Weakest confinement accepted; below it the stage refuses. `limited` is not safe and must be asked for."""
+
+
+@contextmanager
+def open_sandbox(stage: StageDir, config: SandboxConfig) -> Iterator[Sandbox]:
+    """A warm sandbox; a level below `jailed` is told and recorded."""
+    with Sandbox(workers=config.workers, minimum=config.minimum) as sandbox:
+        if sandbox.level != "jailed":
+            note(stage, f"programs run at sandbox level {sandbox.level}")
+        yield sandbox

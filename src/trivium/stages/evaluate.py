@@ -1,0 +1,217 @@
+"""Evaluate M0, M1 and M2 on the same held-out tasks, prompts and documents."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.base.files import write_jsonl
+from trivium.base.log import say
+from trivium.data.drops import Drops
+from trivium.data.examples import ExampleLoader
+from trivium.data.loader import CorpusLoader
+from trivium.evaluation.pass_at_k import TaskCounts, estimate_pass_at_k
+from trivium.evaluation.utility import measure_utility
+from trivium.model import Decoder
+from trivium.records import Task
+from trivium.rewards import RewardModel
+from trivium.rl.learner import LearnerConfig
+from trivium.rl.reward import penalise_unfinished
+from trivium.runs import MetricsLog, StageDir
+from trivium.sandbox import Sandbox
+from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.judging import Answer, answer_tasks, encode_prompt, judge_answers
+from trivium.stages.pretrain import heldout_bits_per_byte
+from trivium.stages.sft import SFTConfig, split_examples
+from trivium.stages.stage import Context, note, perform
+from trivium.stages.tasks import TaskConfig
+from trivium.tokenizer import Tokenizer
+
+
+class EvaluateConfig(Config):
+    """What is measured."""
+
+    tasks: TaskConfig = TaskConfig(count=300)
+    """Held-out tasks for pass@k and U; a file's tasks are taken as they are."""
+    samples: int = Field(default=10, ge=1)
+    """Answers a task, sampled at `temperature`; at least 10 for pass@10."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Cap on an answer, in tokens."""
+    utility_prompts: int = Field(default=256, ge=2)
+    """Prompts, of the same tasks, on whose answers L_R and Ω are measured; all answers of each count."""
+    seq_len: int = Field(default=128, ge=2)
+    """Tokens a row of held-out documents."""
+    bits_per_byte_rows: int = Field(default=256, ge=0)
+    """Held-out rows a source for bits per byte; 0 leaves it out."""
+    shown: int = Field(default=12, ge=0)
+    """Prompts whose answers by all models go into the report."""
+
+
+def run(
+    context: Context,
+    config: EvaluateConfig,
+    learner: LearnerConfig,
+    sft: SFTConfig,
+    sandbox_config: SandboxConfig,
+    models: Sequence[str] = ("M0", "M1", "M2"),
+) -> dict[str, Any]:
+    """Figures of each model; `utility/*` rows go to metrics.jsonl, answers to samples/."""
+    folders = {name: context.run.artifact(name) for name in models}
+    reward_folder, shards = context.run.artifact("R"), context.run.stage("data").path / "shards"
+    weights = {key: getattr(learner, key) for key in ("alpha", "beta", "gamma", "missing_eos")}
+
+    def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        bench = _Bench(context, config, learner, sft, stage, reward_folder, shards)
+        results: dict[str, dict[str, Any]] = {}
+        answers: dict[str, list[Answer]] = {}
+        with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
+            metrics.truncate_after(-1)
+            for step, (name, folder) in enumerate(folders.items()):
+                results[name], answers[name] = bench.measure(folder, sandbox)
+                metrics.log(step, **{k: v for k, v in results[name].items() if isinstance(v, float)})
+                value = results[name]
+                say(f"evaluate: {name} pass@1 {100 * value['pass_at_1']:.1f}%, U {value['utility/total']:.3f}")
+        write_jsonl(stage.samples / "answers.jsonl", _shown(answers, config))
+        write_jsonl(stage.samples / "counts.jsonl", _counts_rows(answers))
+        return {"models": results}, [stage.samples]
+
+    inputs: dict[str, Path | str] = {**folders, "R": reward_folder, "corpus": shards} | config.tasks.inputs
+    inputs |= {"weights": str(weights), "sft": sft.model_dump_json()}
+    return perform(context, "evaluate", __name__, config, inputs=inputs, parents=[*folders, "R"], body=body)
+
+
+class _Bench:
+    """What all models are measured with."""
+
+    def __init__(
+        self,
+        context: Context,
+        config: EvaluateConfig,
+        learner: LearnerConfig,
+        sft: SFTConfig,
+        stage: StageDir,
+        reward_folder: Path,
+        shards: Path,
+    ):
+        self.context, self.config, self.learner = context, config, learner
+        self.tokenizer = Tokenizer.load(reward_folder)
+        self.reward = RewardModel.load(reward_folder)
+        self.reward.scorer.to(context.device).compute_dtype = context.dtype
+        self.reference = context.load_model(context.run.artifact("M1"))
+        self.tasks: list[Task] = config.tasks.load(context.seed, "evaluate", "heldout")
+        self.prompts = [encode_prompt(self.tokenizer, task.prompt) for task in self.tasks]
+        room = self.reference.config.max_seq_len - config.max_new_tokens
+        fits = [len(prompt) <= room for prompt in self.prompts]
+        if not all(fits):
+            note(stage, f"{fits.count(False)} of {len(fits)} tasks left out: their prompts exceed {room} tokens")
+            self.tasks = [task for task, fit in zip(self.tasks, fits, strict=True) if fit]
+            self.prompts = [prompt for prompt, fit in zip(self.prompts, fits, strict=True) if fit]
+        _, heldout = split_examples(sft, context.seed, Drops(sft.on_error))
+        self.examples = (
+            ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None
+        )
+        rows = config.bits_per_byte_rows
+        self.corpus = CorpusLoader(shards, "train", config.seq_len, 64, context.seed) if rows else None
+
+    def measure(self, folder: Path, sandbox: Sandbox) -> tuple[dict[str, Any], list[Answer]]:
+        """All figures of one model, and its answers."""
+        config, model = self.config, self.context.load_model(folder)
+        answers = judge_answers(
+            answer_tasks(
+                model,
+                self.tokenizer,
+                self.tasks,
+                samples=config.samples,
+                seed=self.context.seed,
+                purpose="evaluate",
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+            ),
+            sandbox,
+        )
+        greedy = judge_answers(self._greedy(model), sandbox)
+        counts = _counts(answers)
+        first = estimate_pass_at_k(counts, 1)
+        result: dict[str, Any] = {"pass_at_1": first.value, "pass_at_1_ci": first.bounds()}
+        if config.samples >= 10:
+            tenth = estimate_pass_at_k(counts, 10)
+            result |= {"pass_at_10": tenth.value, "pass_at_10_ci": tenth.bounds()}
+        result["greedy_pass_at_1"] = estimate_pass_at_k(_counts(greedy), 1).value
+        if self.corpus is not None:
+            by_source = heldout_bits_per_byte(model, self.corpus, config.bits_per_byte_rows)
+            shares = {source.name: source.weight for source in self.corpus.corpus.sources if source.name in by_source}
+            total = sum(shares.values())
+            result["bits_per_byte"] = sum(by_source[name] * share / total for name, share in shares.items())
+            result |= {f"bits_per_byte/{name}": value for name, value in by_source.items()}
+        result |= self._utility(model)
+        result["parameters"] = model.parameter_count()
+        return result, answers
+
+    def _greedy(self, model: Decoder) -> list[Answer]:
+        return answer_tasks(
+            model,
+            self.tokenizer,
+            self.tasks,
+            samples=1,
+            seed=self.context.seed,
+            purpose="evaluate-greedy",
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=0.0,
+        )
+
+    def _utility(self, model: Decoder) -> dict[str, float]:
+        config, learner = self.config, self.learner
+        count = min(config.utility_prompts, len(self.prompts))
+        measured = measure_utility(
+            model,
+            self.reference,
+            self.reward,
+            self.prompts[:count],
+            [task.id for task in self.tasks[:count]],
+            self.examples,
+            alpha=learner.alpha,
+            beta=learner.beta,
+            gamma=learner.gamma,
+            seed=self.context.seed,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            penalise=lambda scores, finished: penalise_unfinished(scores, finished, learner.missing_eos),
+            samples=4,
+        )
+        return measured.row
+
+
+def _counts(answers: Sequence[Answer]) -> list[TaskCounts]:
+    """Passing and tried answers a task; answers whose tests could not be run are left out."""
+    tally: dict[str, list[int]] = {}
+    for answer in answers:
+        n_c = tally.setdefault(answer.task.id, [0, 0])
+        if answer.outcome is not None and answer.outcome.passed is not None:
+            n_c[0] += 1
+            n_c[1] += answer.outcome.passed
+    return [TaskCounts(task, n, c) for task, (n, c) in tally.items() if n]
+
+
+def _counts_rows(answers: dict[str, list[Answer]]) -> list[dict[str, Any]]:
+    """What every pass@k can be recomputed from."""
+    return [
+        {"model": name, "task_id": counts.task, "n": counts.n, "passed": counts.c}
+        for name, given in answers.items()
+        for counts in _counts(given)
+    ]
+
+
+def _shown(answers: dict[str, list[Answer]], config: EvaluateConfig) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, given in answers.items():
+        for answer in given[:: config.samples][: config.shown]:
+            row = rows.setdefault(
+                answer.task.id, {"task_id": answer.task.id, "prompt": answer.task.prompt, "answers": {}}
+            )
+            outcome = answer.outcome
+            row["answers"][name] = {"text": answer.text, "passed": None if outcome is None else outcome.passed}
+    return list(rows.values())

@@ -1,0 +1,225 @@
+"""The whole chain: tokenizer, data, M0, M1, then rounds of collect, reward and rl, then evaluation."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from trivium.base.config import Config
+from trivium.base.errors import ConfigError
+from trivium.base.files import write_json, write_jsonl, write_text
+from trivium.base.log import say
+from trivium.base.toml import dump_toml
+from trivium.data.config import DataConfig
+from trivium.model import ModelConfig
+from trivium.runs import RunDir, read_manifest, read_metrics, write_lineage
+from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
+from trivium.stages.collect import CollectConfig
+from trivium.stages.confinement import SandboxConfig
+from trivium.stages.evaluate import EvaluateConfig
+from trivium.stages.pretrain import PretrainConfig
+from trivium.stages.reward import RewardConfig
+from trivium.stages.rl import RLConfig
+from trivium.stages.sft import SFTConfig
+from trivium.stages.stage import ComputeConfig, Context, freeze_compute
+from trivium.tokenizer import TokenizerConfig
+
+STAGES = ("tokenizer", "data", "pretrain", "sft", "collect", "reward", "rl", "evaluate")
+"""In order; collect, reward and rl are gone through once a round."""
+
+
+class Recipe(Config):
+    """A run from corpus to M2."""
+
+    name: str = "quickstart"
+    """Name of the run; its directory is `runs_dir/name`."""
+    runs_dir: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Of everything random."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device, precision, threads."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """How model-written programs are confined."""
+    data: DataConfig = DataConfig()
+    """The corpus."""
+    tokenizer: TokenizerConfig = TokenizerConfig(vocab_size=2048)
+    """The tokenizer."""
+    model: ModelConfig = ModelConfig()
+    """The model's shape; the vocabulary's size is the tokenizer's."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """M0."""
+    sft: SFTConfig = SFTConfig()
+    """M1."""
+    collect: CollectConfig = CollectConfig()
+    """Preferences."""
+    reward: RewardConfig = RewardConfig()
+    """R."""
+    rl: RLConfig = RLConfig()
+    """M2."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is."""
+        return Path(self.runs_dir) / self.name
+
+
+def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -> dict[str, Any]:
+    """Run every stage that is not done, or just one; returns what `summary.json` holds, or the stage's figures.
+
+    Args:
+        only: one of `STAGES`; its inputs must exist.
+        force: do it again, overwriting.
+    """
+    if only is not None and only not in STAGES:
+        raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
+    _check_lengths(recipe)
+    run = RunDir(recipe.directory)
+    with run.lock():
+        began = time.monotonic()
+        context = Context(run, recipe.seed, recipe.compute, force)
+        freeze_compute(run, context)
+        write_text(run.recipe_path, dump_toml(recipe.model_dump(mode="json")))
+        results: dict[str, Any] = {}
+        try:
+            for stage in STAGES[:4]:
+                if only in (None, stage):
+                    results[stage] = _single(stage, context, recipe)
+            for round in range(recipe.rl.rounds):
+                for stage in STAGES[4:7]:
+                    if only in (None, stage):
+                        results[stage] = _round(stage, context, recipe, round)
+            if only in (None, "evaluate"):
+                results["evaluate"] = _single("evaluate", context, recipe)
+        finally:
+            write_lineage(run)
+        if only not in (None, "evaluate"):
+            return {only: results[only]}
+        say(f"{recipe.name}: everything is done ({time.monotonic() - began:.0f} s this time)")
+        return _summarise(run, recipe, results["evaluate"])
+
+
+def _check_lengths(recipe: Recipe) -> None:
+    """Sequence lengths that the model cannot hold are refused before anything is trained."""
+    for name, length in {
+        "pretrain.seq_len": recipe.pretrain.seq_len,
+        "sft.seq_len": recipe.sft.seq_len,
+        "reward.seq_len": recipe.reward.seq_len,
+        "evaluate.seq_len": recipe.evaluate.seq_len,
+        "rl.max_new_tokens": recipe.rl.max_new_tokens,
+    }.items():
+        if length > recipe.model.max_seq_len:
+            raise ConfigError(f"{name} = {length} exceeds model.max_seq_len = {recipe.model.max_seq_len}. Lower it.")
+
+
+def _single(stage: str, context: Context, recipe: Recipe) -> dict[str, Any]:
+    match stage:
+        case "tokenizer":
+            return tokenizer.run(context, recipe.tokenizer, recipe.data)
+        case "data":
+            return data.run(context, recipe.data)
+        case "pretrain":
+            return pretrain.run(context, recipe.pretrain, recipe.model)
+        case "sft":
+            return sft.run(context, recipe.sft, recipe.sandbox)
+        case _:
+            return evaluate.run(context, recipe.evaluate, recipe.rl.learner, recipe.sft, recipe.sandbox)
+
+
+def _round(stage: str, context: Context, recipe: Recipe, round: int) -> dict[str, Any]:
+    """A stage of one round: each starts from what the round before left; the last leaves R and M2."""
+    last = round == recipe.rl.rounds - 1
+    policy = context.run.artifact("M1") if round == 0 else _policy(context, round - 1)
+    judge = context.run.artifact("R") if last else _reward(context, round)
+    match stage:
+        case "collect":
+            return collect.run(context, recipe.collect, recipe.sandbox, policy=policy, round=round)
+        case "reward":
+            previous = _reward(context, round - 1) if round else None
+            return reward.run(context, recipe.reward, round=round, previous=previous, artifact=judge)
+        case _:
+            target = context.run.artifact("M2") if last else _policy(context, round)
+            return rl.run(
+                context,
+                recipe.rl,
+                recipe.sft,
+                recipe.sandbox,
+                round=round,
+                policy=policy,
+                reward=judge,
+                artifact=target,
+            )
+
+
+def _policy(context: Context, round: int) -> Path:
+    """The policy that a round before the last left."""
+    return context.run.stage("rl" if round == 0 else f"rl-{round + 1}").path / "policy"
+
+
+def _reward(context: Context, round: int) -> Path:
+    """The reward model that a round before the last left."""
+    return context.run.stage("reward" if round == 0 else f"reward-{round + 1}").path / "model"
+
+
+def _summarise(run: RunDir, recipe: Recipe, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Gather `summary.json` and `utility.jsonl` from what the stages recorded."""
+    manifests = {stage.name: manifest for stage in run.stages() if (manifest := read_manifest(stage)) is not None}
+    seconds = {name: manifest.wall_seconds for name, manifest in manifests.items()}
+    made_by = {"M0": ("pretrain",), "M1": ("sft",), "M2": ("collect", "reward", "rl")}
+    models = {}
+    for name, figures in evaluation["models"].items():
+        own = [stage for stage in seconds if stage.split("-")[0] in made_by[name]]
+        tokens = sum(int(manifests[stage].result.get("tokens", 0)) for stage in own)
+        models[name] = {
+            "pass_at_1": figures["pass_at_1"],
+            "pass_at_1_ci": figures["pass_at_1_ci"],
+            "pass_at_10": figures.get("pass_at_10"),
+            "greedy_pass_at_1": figures["greedy_pass_at_1"],
+            "bits_per_byte": figures.get("bits_per_byte"),
+            "L_SFT": figures["utility/sft"],
+            "L_R": figures["utility/reward"],
+            "omega": figures["utility/omega"],
+            "U": figures["utility/total"],
+            "parameters": figures["parameters"],
+            "train_seconds": round(sum(seconds[stage] for stage in own), 1),
+            "tokens": tokens,
+        }
+    rounds = [manifests[name].result for name in sorted(manifests) if name.split("-")[0] == "rl"]
+    rewards = [manifests[name].result for name in sorted(manifests) if name.split("-")[0] == "reward"]
+    keys = ("accuracy", "accuracy_ci", "pairs_train", "pairs_heldout", "ece")
+    summary = {
+        "models": models,
+        "reward_model": {key: rewards[-1].get(key) for key in keys}
+        | {"accuracy_by_round": [result.get("accuracy") for result in rewards]},
+        "rl": {
+            "algorithm": recipe.rl.algorithm,
+            "steps": recipe.rl.rounds * recipe.rl.steps,
+            "rounds": recipe.rl.rounds,
+            "kl": rounds[-1].get("kl_sequence_last"),
+            "reward_before": rounds[0].get("reward_mean_first"),
+            "reward_after": rounds[-1].get("reward_mean_last"),
+            "gold_before": rounds[0].get("gold_mean_first"),
+            "gold_after": rounds[-1].get("gold_mean_last"),
+        },
+        "wall_seconds": round(sum(seconds.values()), 1),
+        "seed": recipe.seed,
+    }
+    write_json(run.summary_path, summary)
+    write_jsonl(run.utility_path, _utility_rows(run, evaluation))
+    write_lineage(run)
+    return summary
+
+
+def _utility_rows(run: RunDir, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """U and its parts of every evaluation: during RL, and of the models at the end."""
+
+    def plain(figures: dict[str, Any]) -> dict[str, Any]:
+        return {k.removeprefix("utility/"): v for k, v in figures.items() if k.startswith("utility/")}
+
+    rows = []
+    for stage in run.stages():
+        if stage.name.split("-")[0] == "rl":
+            measured = [row for row in read_metrics(stage.metrics_path) if "utility/total" in row]
+            rows += [{"model": "policy", "stage": stage.name, "step": row["step"]} | plain(row) for row in measured]
+    return rows + [{"model": name, "stage": "evaluate"} | plain(each) for name, each in evaluation["models"].items()]

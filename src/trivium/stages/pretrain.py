@@ -1,0 +1,105 @@
+"""Pretraining: next-token prediction on the corpus; the artifact is M0."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.base.seeding import derive_seed
+from trivium.data.loader import CorpusLoader
+from trivium.evaluation.bits_per_byte import bits_per_byte
+from trivium.model import Decoder, ModelConfig
+from trivium.objectives.lm import linear_lm_loss
+from trivium.optim import OptimConfig, Optimizer
+from trivium.runs import MetricsLog, StageDir
+from trivium.stages.artifacts import save_artifact
+from trivium.stages.stage import Context, perform
+from trivium.tokenizer import Tokenizer
+from trivium.training import Checkpointer, Trainer
+from trivium.training.losses import micro_losses
+
+
+class PretrainConfig(Config):
+    """How M0 is trained."""
+
+    steps: int = Field(default=180, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=64, ge=1)
+    """Rows a step."""
+    micro_batch_size: int = Field(default=64, ge=1)
+    """Rows of one forward pass; gradients are accumulated. Changes memory, not the result."""
+    seq_len: int = Field(default=128, ge=2)
+    """Tokens a row."""
+    optim: OptimConfig = OptimConfig(kind="muon", lr=3e-3, muon_lr=0.02, warmup_steps=20)
+    """The optimiser."""
+    eval_every: int = Field(default=60, ge=1)
+    """Steps between evaluations on held-out documents."""
+    eval_rows: int = Field(default=96, ge=1)
+    """Held-out rows a source in each of them."""
+    checkpoint_every: int = Field(default=60, ge=1)
+    """Steps between checkpoints."""
+
+
+def heldout_bits_per_byte(model: Decoder, loader: CorpusLoader, rows: int) -> dict[str, float]:
+    """Bits per byte on held-out documents, by source."""
+    figures = {}
+    for source in loader.corpus.sources:
+        nats, size = 0.0, 0
+        for batch, target_bytes in loader.validation(source.name, rows):
+            nats += lm_loss_sum(model, batch.to(model.device))
+            size += target_bytes
+        if size:
+            figures[source.name] = bits_per_byte(nats, size)
+    return figures
+
+
+@torch.no_grad()
+def lm_loss_sum(model: Decoder, batch: Any) -> float:
+    """Summed next-token loss of a batch, in nats."""
+    hidden = model.hidden(batch.ids, batch.positions)
+    return linear_lm_loss(hidden, model.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask).loss_sum.item()
+
+
+def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[str, Any]:
+    """Train from random weights on `data/shards`."""
+    folder = context.run.artifact("tokenizer")
+    shards = context.run.stage("data").path / "shards"
+
+    def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        tokenizer = Tokenizer.load(folder)
+        loader = CorpusLoader(shards, "train", config.seq_len, config.batch_size, context.seed)
+        model = Decoder(shape.model_copy(update={"vocab_size": tokenizer.vocab_size}))
+        model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
+        model.to(context.device).compute_dtype = context.dtype
+        optimizer = Optimizer(model, config.optim, config.steps)
+
+        def evaluate(step: int) -> dict[str, float]:
+            figures = heldout_bits_per_byte(model, loader, config.eval_rows)
+            return {f"bits_per_byte/{name}": value for name, value in figures.items()}
+
+        with MetricsLog(stage.metrics_path) as metrics:
+            trainer = Trainer(
+                model,
+                optimizer,
+                metrics=metrics,
+                checkpointer=Checkpointer(stage.checkpoints),
+                name="pretrain",
+                checkpoint_every=config.checkpoint_every,
+            )
+            trainer.fit(
+                config.steps,
+                lambda step: micro_losses(model, loader.batch(step), config.micro_batch_size),
+                hooks=[(config.eval_every, evaluate)],
+                tokens_per_step=config.batch_size * config.seq_len,
+            )
+        figures = heldout_bits_per_byte(model, loader, 4 * config.eval_rows)
+        result = {"tokens": config.steps * config.batch_size * config.seq_len, "parameters": model.parameter_count()}
+        result |= {"bits_per_byte": figures}
+        facts = {f"bits per byte, held-out {name}": value for name, value in figures.items()}
+        save_artifact(model, tokenizer, context.run.artifact("M0"), "pretrained on text and code", facts)
+        trainer.checkpointer.clear()
+        return result, [context.run.artifact("M0")]
+
+    inputs = {"tokenizer": folder / "tokenizer.json", "corpus": shards, "shape": shape.model_dump_json()}
+    return perform(context, "pretrain", __name__, config, inputs=inputs, body=body)

@@ -1,0 +1,307 @@
+"""Reinforcement learning against the reward: the artifact is M2 (or the policy of a round)."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trivium.base.config import Config
+from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.fingerprint import fingerprint_path
+from trivium.base.log import Progress
+from trivium.data.drops import Drops
+from trivium.data.examples import ExampleLoader
+from trivium.evaluation.utility import measure_utility
+from trivium.model import Scorer
+from trivium.records import Task
+from trivium.rewards import RewardModel
+from trivium.rl import ALGORITHMS
+from trivium.rl.learner import Learner, LearnerConfig
+from trivium.rl.ppo import PPOConfig
+from trivium.rl.rollout import Rollout, sample_rollout
+from trivium.runs import MetricsLog, StageDir
+from trivium.sandbox import Sandbox
+from trivium.stages.artifacts import save_artifact
+from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.judging import encode_prompt
+from trivium.stages.sft import SFTConfig, split_examples
+from trivium.stages.stage import Context, note, perform
+from trivium.stages.tasks import TaskConfig
+from trivium.tasks.check import check_completions
+from trivium.tasks.extract import extract_completion
+from trivium.tokenizer import Tokenizer
+from trivium.training import Checkpointer
+from trivium.training.checkpoint import pack, unpack
+from trivium.training.trainer import Interruption
+
+
+class RLConfig(Config):
+    """How M2 is trained."""
+
+    algorithm: Literal["ppo"] = "ppo"
+    """The algorithm."""
+    reward: Literal["model", "execution"] = "model"
+    """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
+    rounds: int = Field(default=3, ge=1)
+    """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
+    steps: int = Field(default=12, ge=1)
+    """Rollouts a round."""
+    prompts_per_step: int = Field(default=96, ge=1)
+    """Prompts of a rollout."""
+    samples_per_prompt: int = Field(default=4, ge=1)
+    """Responses a prompt."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Cap on a response, in tokens."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the policy everywhere: sampler, old, new and reference."""
+    tasks: TaskConfig = TaskConfig(count=20_000)
+    """Prompts to draw from."""
+    learner: LearnerConfig = LearnerConfig()
+    """The update."""
+    ppo: PPOConfig = PPOConfig()
+    """PPO's own switches."""
+    gold_responses: int = Field(default=96, ge=0)
+    """Responses of each rollout whose tests are run, to compare proxy and gold; they never enter the reward."""
+    eval_every: int = Field(default=12, ge=1)
+    """Steps between measurements of U on held-out prompts."""
+    eval_tasks: int = Field(default=64, ge=2)
+    """Held-out prompts of them, one response each."""
+    keep: Literal["last", "lowest_u"] = "last"
+    """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
+    max_kl: float | None = None
+    """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
+    checkpoint_every: int = Field(default=6, ge=1)
+    """Steps between checkpoints."""
+
+
+def run(
+    context: Context,
+    config: RLConfig,
+    sft: SFTConfig,
+    sandbox_config: SandboxConfig,
+    *,
+    round: int,
+    policy: Path,
+    reward: Path,
+    artifact: Path,
+) -> dict[str, Any]:
+    """One round of RL, from `policy` against `reward`; the reference is always M1."""
+    name = "rl" if round == 0 else f"rl-{round + 1}"
+    base = context.run.artifact("M1")
+
+    def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
+            session = _Session(context, config, sft, stage, sandbox, round, policy, reward, base)
+            result = session.fit(metrics)
+        save_artifact(session.policy, session.tokenizer, artifact, "improved by reinforcement learning", result)
+        session.checkpointer.clear()
+        return result, [artifact]
+
+    inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
+    inputs |= {"sft": sft.model_dump_json()}
+    return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], body=body)
+
+
+class _Session:
+    """The models, the data and the loop of one round."""
+
+    def __init__(
+        self,
+        context: Context,
+        config: RLConfig,
+        sft: SFTConfig,
+        stage: StageDir,
+        sandbox: Sandbox,
+        round: int,
+        policy: Path,
+        reward: Path,
+        base: Path,
+    ):
+        self.context, self.config, self.stage, self.sandbox, self.round = context, config, stage, sandbox, round
+        self.tokenizer = Tokenizer.load(policy)
+        self.policy, self.reference = context.load_model(policy), context.load_model(base)
+        self.reference.requires_grad_(False)
+        self.reward = RewardModel.load(reward)
+        self.reward.scorer.to(context.device).compute_dtype = context.dtype
+        self.reference_print, self.base = fingerprint_path(base), base
+        algorithm = ALGORITHMS[config.algorithm](config.ppo)
+        critic = self._critic() if algorithm.needs_critic else None
+        updates = config.steps * config.learner.epochs * config.learner.minibatches
+        self.learner = Learner(
+            self.policy, self.reference, critic, algorithm, config.learner, updates, seed=context.seed + round
+        )
+        self.tasks = config.tasks.load(context.seed, "rl", "train")
+        self.held = TaskConfig(count=config.eval_tasks).load(context.seed, "rl-eval", "heldout")
+        train, heldout = split_examples(sft, context.seed, Drops(sft.on_error))
+        self.sft = ExampleLoader(train, self.tokenizer, sft.seq_len, sft.batch_size, context.seed, Drops("skip"))
+        self.sft_heldout = (
+            ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None
+        )
+        self.checkpointer = Checkpointer(stage.checkpoints)
+        self.state: dict[str, Any] = {}
+        self.best: dict[str, Tensor] = {}
+
+    def _critic(self) -> Scorer:
+        """A copy of R with its normalisation folded into the head, so that it starts as a value estimate.
+
+        The head has no bias, so only the scale is folded; the mean is learned within a few steps.
+        """
+        critic = Scorer.from_decoder(self.reward.scorer, torch.Generator())
+        with torch.no_grad():
+            critic.score.weight.mul_(self.config.learner.beta / self.reward.std)
+        return critic.to(self.context.device)
+
+    def _resume(self) -> int:
+        checkpoint = self.checkpointer.latest()
+        if checkpoint is None:
+            return 0
+        learner = self.learner
+        self.policy.load_state_dict(unpack(checkpoint.tensors, "policy"))
+        learner.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
+        if learner.critic is not None and learner.critic_optimizer is not None:
+            learner.critic.load_state_dict(unpack(checkpoint.tensors, "critic"))
+            learner.critic_optimizer.load_state_tensors(unpack(checkpoint.tensors, "critic_optimizer"))
+        self.best = unpack(checkpoint.tensors, "best")
+        self.state = checkpoint.state["session"]
+        learner.controller.load_state_dict(checkpoint.state["controller"])
+        learner.updates = checkpoint.state["updates"]
+        return checkpoint.step
+
+    def _save(self, step: int) -> None:
+        learner = self.learner
+        tensors = pack(
+            policy=dict(self.policy.state_dict()), optimizer=learner.optimizer.state_tensors(), best=self.best
+        )
+        if learner.critic is not None and learner.critic_optimizer is not None:
+            tensors |= pack(
+                critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
+            )
+        state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
+        self.checkpointer.save(step, tensors, state)
+
+    def fit(self, metrics: MetricsLog) -> dict[str, Any]:
+        """All steps of the round; figures for the manifest."""
+        config, start = self.config, self._resume()
+        offset = self.round * config.steps
+        metrics.truncate_after(offset + start if start else -1)
+        with Interruption() as interruption, Progress(self.stage.name, config.steps, start=start) as progress:
+            for step in range(start, config.steps):
+                values = self._step(step) | {"round": self.round}
+                done = step + 1
+                stop = config.max_kl is not None and values["kl/sequence"] > config.max_kl
+                if done % config.eval_every == 0 or done == config.steps or stop:
+                    values |= self._measure(step)
+                metrics.log(offset + done, **values)
+                shown = {"reward": values["reward/mean"], "kl": values["kl/sequence"]}
+                progress.update(done, **shown, **({"gold": values["gold/mean"]} if "gold/mean" in values else {}))
+                if stop:
+                    note(self.stage, f"ended at step {done}: KL {values['kl/sequence']:.2f} exceeds rl.max_kl")
+                    break
+                if interruption.requested or (done % config.checkpoint_every == 0 and done < config.steps):
+                    self._save(done)
+                if interruption.requested:
+                    raise Interrupted(f"{self.stage.name} stopped after step {done} of {config.steps}.")
+        if fingerprint_path(self.base) != self.reference_print:
+            raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
+        if config.keep == "lowest_u" and self.best:
+            self.policy.load_state_dict(self.best)
+        return {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
+
+    def _responses(self) -> int:
+        return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
+
+    def _step(self, step: int) -> dict[str, float]:
+        config, seed = self.config, self.context.seed
+        overall = self.round * config.steps + step
+        first = overall * config.prompts_per_step
+        tasks = [self.tasks[(first + index) % len(self.tasks)] for index in range(config.prompts_per_step)]
+        rollout = sample_rollout(
+            self.policy,
+            [encode_prompt(self.tokenizer, task.prompt) for task in tasks],
+            [task.id for task in tasks],
+            samples_per_prompt=config.samples_per_prompt,
+            seed=seed,
+            step=overall,
+            max_new_tokens=config.max_new_tokens,
+            eos_id=self.tokenizer.eos_id,
+            temperature=config.temperature,
+        )
+        values = self._score(rollout, tasks)
+        values |= self.learner.prepare(rollout)
+        values |= self.learner.update(rollout, overall, values["sigma"], self.sft.batch)
+        if step == 0:
+            self._check_first(values)
+        for key in ("reward/mean", "gold/mean", "kl/sequence"):
+            if key in values:
+                name = key.replace("/", "_")
+                self.state.setdefault(f"{name}_first", values[key])
+                self.state[f"{name}_last"] = values[key]
+        return values
+
+    def _check_first(self, values: dict[str, float]) -> None:
+        """Cheap proofs on the first rollout that sampler, old and new log-probs are the same numbers."""
+        tolerance = 1e-3 if self.context.dtype == torch.float32 else 0.1
+        deviation, gap = values.get("ratio/first_deviation", 0.0), values["sampler/gap_mean"]
+        if deviation > tolerance or gap > tolerance:
+            raise StageFailed(
+                f"{self.stage.name}: on the first minibatch the ratio is off 1 by {deviation:.2g} and the sampler's "
+                f"log-probs are off the trainer's by {gap:.2g} on average; both must be about 0. This is a bug."
+            )
+
+    def _score(self, rollout: Rollout, tasks: list[Task]) -> dict[str, float]:
+        config = self.config
+        count = len(rollout.responses)
+        judged = list(range(count)) if config.reward == "execution" else self._gold_rows(count)
+        passed = self._run_tests(rollout, tasks, judged)
+        known = {index: verdict for index, verdict in zip(judged, passed, strict=True) if verdict is not None}
+        rollout.valid = torch.ones(count, dtype=torch.bool)
+        if config.reward == "execution":
+            rollout.valid = torch.tensor([index in known for index in range(count)])
+            raw = torch.tensor([2.0 * known.get(index, False) - 1.0 for index in range(count)])
+        else:
+            raw = self.reward.rewards(rollout.prompts, rollout.responses, rollout.prompt_of)
+        rollout.parts = {config.reward: raw}
+        rollout.scores = self.learner.penalise_unfinished(raw, rollout.finished)
+        figures = {f"reward/{config.reward}": raw[rollout.valid].mean().item()}
+        if known:
+            figures["gold/mean"] = sum(known.values()) / len(known)
+            figures["gold/n"] = len(known)
+        return figures
+
+    def _gold_rows(self, count: int) -> list[int]:
+        wanted = min(self.config.gold_responses, count)
+        return [index * count // wanted for index in range(wanted)] if wanted else []
+
+    def _run_tests(self, rollout: Rollout, tasks: list[Task], rows: list[int]) -> list[bool | None]:
+        owners = [tasks[rollout.prompt_of[row]] for row in rows]
+        texts = self.tokenizer.decode_batch([rollout.responses[row] for row in rows])
+        programs = [extract_completion(task.prompt, text) for task, text in zip(owners, texts, strict=True)]
+        return [outcome.passed for outcome in check_completions(owners, programs, self.sandbox)]
+
+    def _measure(self, step: int) -> dict[str, float]:
+        """U and its parts on held-out prompts; the lowest is kept."""
+        learner = self.config.learner
+        measured = measure_utility(
+            self.policy,
+            self.reference,
+            self.reward,
+            [encode_prompt(self.tokenizer, task.prompt) for task in self.held],
+            [task.id for task in self.held],
+            self.sft_heldout,
+            alpha=learner.alpha,
+            beta=learner.beta,
+            gamma=learner.gamma,
+            seed=self.context.seed,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            penalise=self.learner.penalise_unfinished,
+        )
+        total = measured.row["utility/total"]
+        if total < self.state.get("lowest_u", math.inf):
+            self.state |= {"lowest_u": total, "lowest_u_step": step + 1}
+            if self.config.keep == "lowest_u":
+                self.best = {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
+        return measured.row

@@ -1,0 +1,185 @@
+"""Supervised fine-tuning with teacher forcing: only the response carries loss; the artifact is M1."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.base.errors import ConfigError
+from trivium.base.seeding import derive_seed
+from trivium.data.drops import Drops
+from trivium.data.examples import ExampleLoader, load_examples
+from trivium.model import Decoder
+from trivium.objectives.lm import linear_lm_loss
+from trivium.optim import OptimConfig, Optimizer
+from trivium.records import Example
+from trivium.runs import MetricsLog, StageDir
+from trivium.sandbox import Sandbox
+from trivium.stages.artifacts import save_artifact
+from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.judging import answer_tasks, judge_answers, pass_share
+from trivium.stages.stage import Context, note, perform
+from trivium.stages.tasks import TaskConfig
+from trivium.tasks.ladder import examples as ladder_examples
+from trivium.tokenizer import Tokenizer
+from trivium.training import Checkpointer, Trainer
+from trivium.training.losses import micro_losses
+
+
+class SFTConfig(Config):
+    """How M1 is trained."""
+
+    path: str = ""
+    """File of examples (prompt/response, instruction or messages); empty takes solutions of the built-in tasks."""
+    tasks: int = Field(default=5500, ge=1)
+    """Built-in tasks to learn from, when no file is given."""
+    parent: str = ""
+    """Model directory to start from; empty takes this run's M0."""
+    init: Literal["parent", "random"] = "parent"
+    """`random` forgets the parent's weights: the control that shows what pretraining is worth."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the examples."""
+    batch_size: int = Field(default=32, ge=1)
+    """Packed rows a step."""
+    micro_batch_size: int = Field(default=32, ge=1)
+    """Rows of one forward pass; changes memory, not the result."""
+    seq_len: int = Field(default=128, ge=2)
+    """Tokens a row."""
+    heldout_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of a file's examples held out for the loss."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a bad or too long example: stop, or leave it out and count it."""
+    optim: OptimConfig = OptimConfig(kind="muon", lr=2e-3, muon_lr=0.01, warmup_steps=10, decay_fraction=0.6)
+    """The optimiser."""
+    eval_every: int = Field(default=50, ge=1)
+    """Steps between evaluations: held-out loss and pass@1 by execution."""
+    eval_tasks: int = Field(default=64, ge=0)
+    """Held-out tasks sampled once in each of them; 0 for none."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Cap on a sampled answer in these evaluations."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that become M1: the last, or those of lowest held-out loss."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+
+
+def split_examples(config: SFTConfig, seed: int, drops: Drops) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples; the ladder's held-out ones are of compositions that training never shows."""
+    if not config.path:
+        train = ladder_examples(TaskConfig(count=config.tasks).load(seed, "sft", "train"))
+        held = ladder_examples(TaskConfig(count=200).load(seed, "sft-heldout", "heldout"))
+        return train, held
+    examples = load_examples(Path(config.path), config.on_error, drops)
+    held_ids = {
+        index
+        for index, example in enumerate(examples)
+        if derive_seed(0, "sft-split", example.prompt) % 10_000 < config.heldout_fraction * 10_000
+    }
+    train = [example for index, example in enumerate(examples) if index not in held_ids]
+    if not train:
+        raise ConfigError(f"{config.path}: no example is left to train on. Lower sft.heldout_fraction.")
+    return train, [examples[index] for index in sorted(held_ids)]
+
+
+@torch.no_grad()
+def heldout_loss(model: Decoder, loader: ExampleLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed response loss and token count of every held-out batch: two (n,) fp64 tensors."""
+    sums, counts = [], []
+    for batch in loader.all():
+        batch = batch.to(model.device)
+        hidden = model.hidden(batch.ids, batch.positions)
+        loss = linear_lm_loss(hidden, model.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+        sums.append(loss.loss_sum.item())
+        counts.append(float(loss.count))
+    return torch.tensor(sums, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)
+
+
+def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> dict[str, Any]:
+    """Fine-tune the parent on examples."""
+    parent = Path(config.parent) if config.parent else context.run.artifact("M0")
+
+    def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        model, tokenizer = context.load_model(parent), Tokenizer.load(parent)
+        if config.init == "random":
+            model.cpu().initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
+            model.to(context.device)
+            note(stage, "the parent's weights were replaced by random ones (sft.init = random)")
+        drops = Drops(config.on_error)
+        train, held = split_examples(config, context.seed, drops)
+        loader = ExampleLoader(train, tokenizer, config.seq_len, config.batch_size, context.seed, drops)
+        held_loader = ExampleLoader(held, tokenizer, config.seq_len, 64, context.seed, drops) if held else None
+        steps = max(1, math.ceil(loader.steps_per_epoch * config.epochs))
+        if drops.counts:
+            drops.write(stage.path / "dropped.jsonl")
+            note(stage, f"examples left out: {dict(drops.counts)}; listed in {stage.path / 'dropped.jsonl'}")
+        with MetricsLog(stage.metrics_path) as metrics, open_sandbox(stage, sandbox_config) as sandbox:
+            trainer = Trainer(
+                model,
+                Optimizer(model, config.optim, steps),
+                metrics=metrics,
+                checkpointer=Checkpointer(stage.checkpoints),
+                name="sft",
+                checkpoint_every=config.checkpoint_every,
+            )
+            evaluate = _evaluation(context, config, trainer, model, tokenizer, held_loader, sandbox)
+            trainer.fit(
+                steps,
+                lambda step: micro_losses(model, loader.batch(step), config.micro_batch_size),
+                hooks=[(config.eval_every, evaluate)],
+                tokens_per_step=config.batch_size * config.seq_len,
+            )
+        if config.keep == "best" and trainer.tensors:
+            model.load_state_dict(trainer.tensors)
+        result = {"steps": steps, "tokens": steps * config.batch_size * config.seq_len, "examples": len(train)}
+        result |= {"heldout_loss": trainer.state.get("last_loss"), "best_loss": trainer.state.get("best_loss")}
+        save_artifact(model, tokenizer, context.run.artifact("M1"), "fine-tuned on coding tasks", result)
+        trainer.checkpointer.clear()
+        return result, [context.run.artifact("M1")]
+
+    inputs: dict[str, Path | str] = {"parent": parent}
+    if config.path:
+        inputs["examples"] = Path(config.path)
+    names = [parent.name if not config.parent else str(parent)]
+    return perform(context, "sft", __name__, config, inputs=inputs, parents=names, body=body)
+
+
+def _evaluation(
+    context: Context,
+    config: SFTConfig,
+    trainer: Trainer,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    held_loader: ExampleLoader | None,
+    sandbox: Sandbox,
+):
+    tasks = TaskConfig(count=max(config.eval_tasks, 1)).load(context.seed, "sft-eval", "heldout")
+
+    def evaluate(step: int) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if held_loader is not None:
+            sums, counts = heldout_loss(model, held_loader)
+            loss = (sums.sum() / counts.sum()).item()
+            figures["val/loss"] = trainer.state["last_loss"] = loss
+            if loss < trainer.state.get("best_loss", math.inf):
+                trainer.state["best_loss"] = loss
+                if config.keep == "best":
+                    trainer.tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if config.eval_tasks and not config.path:
+            answers = answer_tasks(
+                model,
+                tokenizer,
+                tasks,
+                samples=1,
+                seed=context.seed,
+                purpose="sft-eval",
+                max_new_tokens=config.max_new_tokens,
+            )
+            share = pass_share(judge_answers(answers, sandbox))
+            if share is not None:
+                figures["val/pass_at_1"] = share
+        return figures
+
+    return evaluate

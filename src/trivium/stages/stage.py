@@ -1,0 +1,139 @@
+"""What every stage shares: open, run or skip, close, and say so."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from trivium.base.config import Config
+from trivium.base.errors import Interrupted, RunDirError
+from trivium.base.files import write_json
+from trivium.base.fingerprint import fingerprint_modules, fingerprint_path
+from trivium.base.log import format_duration, say, warn
+from trivium.base.machine import bf16_speedup, tune_allocator
+from trivium.model import Decoder, Scorer, load_model, load_scorer
+from trivium.runs import RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+
+
+class ComputeConfig(Config):
+    """Where and how precisely to compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of activations; weights and optimiser are fp32. `auto` takes bf16 where it is measured to be faster."""
+    threads: int = 0
+    """CPU threads; 0 leaves it to torch. Resuming to the same bits needs the same number."""
+
+
+@dataclass
+class Context:
+    """What stages are given: the run, the seed, the machine's settings."""
+
+    run: RunDir
+    seed: int
+    compute: ComputeConfig
+    force: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def set_up(self) -> None:
+        """Settle device, precision and threads, and say which were chosen."""
+        tune_allocator()
+        if self.compute.threads:
+            torch.set_num_threads(self.compute.threads)
+        cuda = torch.cuda.is_available() and self.compute.device != "cpu"
+        self.device = torch.device("cuda" if cuda else "cpu")
+        if self.compute.precision == "auto":
+            speedup = bf16_speedup() if not cuda else None
+            chosen = "bf16" if cuda or (speedup or 0) > 1.3 else "fp32"
+            note = "" if speedup is None else f" (bf16 products run at {speedup:.1f}x the speed of fp32 here)"
+            say(f"computing in {chosen} on {self.device}, {torch.get_num_threads()} threads{note}")
+            self.compute = self.compute.model_copy(update={"precision": chosen})
+        self.dtype = torch.bfloat16 if self.compute.precision == "bf16" else torch.float32
+
+    def load_model(self, folder: Path) -> Decoder:
+        """A language model on this run's device, in its precision."""
+        model = load_model(folder).to(self.device)
+        model.compute_dtype = self.dtype
+        return model
+
+    def load_scorer(self, folder: Path) -> Scorer:
+        """A reward model's network on this run's device, in its precision."""
+        scorer = load_scorer(folder).to(self.device)
+        scorer.compute_dtype = self.dtype
+        return scorer
+
+
+def perform(
+    context: Context,
+    name: str,
+    module: str,
+    config: Config,
+    *,
+    inputs: dict[str, Path | str],
+    parents: Iterable[str] = (),
+    body: Callable[[StageDir], tuple[dict[str, Any], list[Path]]],
+) -> dict[str, Any]:
+    """Run a stage unless it is done; record how it ended.
+
+    Args:
+        name: of the stage's folder.
+        module: whose source, with all it imports, is the stage's code version.
+        inputs: name to a path (fingerprinted by content) or a fingerprint.
+        body: does the work; returns the figures to record and the outputs to fingerprint.
+    Returns:
+        The figures.
+    """
+    stage = context.run.stage(name)
+    for key, value in inputs.items():
+        if isinstance(value, Path) and not value.exists():
+            raise RunDirError(f"{name} needs {key}, but {value} does not exist. Run the stages before it first.")
+    decision = open_stage(
+        stage,
+        config=config.model_dump(mode="json") | {"compute": context.compute.model_dump(mode="json")},
+        inputs={key: fingerprint_path(v) if isinstance(v, Path) else v for key, v in inputs.items()},
+        code=fingerprint_modules(module),
+        seed=context.seed,
+        parents=list(parents),
+        force=context.force,
+    )
+    if decision == "done":
+        manifest = read_manifest(stage)
+        assert manifest is not None
+        say(f"{name}: done before, in {format_duration(manifest.wall_seconds)}; nothing to do")
+        return manifest.result
+    say(f"{name}: {'going on where it stopped' if decision == 'resume' else 'started'}")
+    try:
+        result, outputs = body(stage)
+    except (KeyboardInterrupt, Interrupted):
+        close_stage(stage, "interrupted")
+        raise
+    except BaseException:
+        close_stage(stage, "failed")
+        raise
+    manifest = close_stage(stage, "done", result, outputs=outputs)
+    say(f"{name}: done in {format_duration(manifest.wall_seconds)}")
+    return result
+
+
+def note(stage: StageDir, message: str) -> None:
+    """Tell the user, and the reader of the report, something that must not stay silent."""
+    warn(f"{stage.name}: {message}")
+    add_warning(stage, message)
+
+
+def freeze_compute(run: RunDir, context: Context) -> None:
+    """Keep a run to the precision it was begun with: what was measured once is not measured again."""
+    import json
+
+    path = run.path / "compute.json"
+    if path.exists() and not context.force:
+        stored = ComputeConfig.model_validate(json.loads(path.read_text()))
+        if context.compute.precision == "auto":
+            context.compute = context.compute.model_copy(update={"precision": stored.precision})
+    context.set_up()
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(path, context.compute.model_dump(mode="json"))

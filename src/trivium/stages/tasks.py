@@ -1,0 +1,43 @@
+"""Where tasks and examples come from: the built-in ladder, or the user's files."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from trivium.base.config import Config
+from trivium.base.errors import DataError
+from trivium.base.seeding import derive_seed, python_rng
+from trivium.records import Task
+from trivium.tasks.formats import load_tasks
+from trivium.tasks.ladder import generate_tasks
+
+
+class TaskConfig(Config):
+    """A set of tasks."""
+
+    path: str = ""
+    """File of tasks (HumanEval, MBPP or Trivium's own format); empty takes the built-in ladder."""
+    count: int = Field(default=1000, ge=1)
+    """How many; of a file, at most so many, drawn by the seed."""
+    families: tuple[str, ...] = ()
+    """Only these families of the ladder; empty takes all."""
+
+    def load(self, seed: int, purpose: str, split: str) -> list[Task]:
+        """The tasks for one purpose; train and held-out tasks of the ladder share no composition.
+
+        Raises:
+            DataError: the file is missing, broken or empty.
+        """
+        if not self.path:
+            families = list(self.families) or None
+            return generate_tasks(self.count, derive_seed(seed, purpose), split, families=families)
+        tasks = load_tasks(Path(self.path))
+        if not tasks:
+            raise DataError(f"{self.path} holds no task.")
+        order = python_rng(seed, purpose).sample(range(len(tasks)), min(self.count, len(tasks)))
+        return [tasks[index] for index in sorted(order)]
+
+    @property
+    def inputs(self) -> dict[str, Path | str]:
+        """What a stage's fingerprint must know beside this config."""
+        return {"tasks": Path(self.path)} if self.path else {}
