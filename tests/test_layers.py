@@ -29,7 +29,6 @@ CORE = {
     "psutil",
     "pyarrow",
     "pydantic",
-    "pydantic_config",
     "pygments",
     "rensa",
     "rich",
