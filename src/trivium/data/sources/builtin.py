@@ -5,6 +5,7 @@ installed packages are left out. Paths are relative to the library, so that spli
 """
 
 import ast
+import gc
 import importlib
 import inspect
 import os
@@ -27,6 +28,7 @@ LEFT_OUT = re.compile(
 )
 """Folders and files that are tests, generated tables, or no part of the library."""
 
+DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SHORTEST_DOCSTRING = 20
 """Characters; shorter docstrings say too little to be English."""
 
@@ -87,22 +89,25 @@ def _document(text: str, language: str, path: str, source: SourceConfig) -> Docu
     )
 
 
-def _docstrings(text: str, path: str) -> Iterator[str]:
+def _docstrings(text: str, path: str) -> list[str]:
     """Docstrings of a module, its classes, functions and methods, in order."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # a syntax tree is many objects and no garbage: collecting takes as long as parsing
     try:
-        tree = ast.parse(text, path)
+        found, waiting = [], [ast.parse(text, path)]
+        while waiting:
+            node = waiting.pop()
+            docstring = ast.get_docstring(node)
+            if docstring and len(docstring) >= SHORTEST_DOCSTRING:
+                found.append(docstring)
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                waiting.extend(child for child in reversed(node.body) if isinstance(child, DOCUMENTED))
+        return found
     except SyntaxError:  # templates that merely end in .py
-        return
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        docstring = ast.get_docstring(node)
-        if docstring and len(docstring) >= SHORTEST_DOCSTRING:
-            yield docstring
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting.extend(reversed(node.body))
+        return []
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _runtime_docstrings(module: ModuleType) -> Iterator[str]:
