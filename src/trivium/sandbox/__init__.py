@@ -2,8 +2,9 @@
 
 from trivium.base.errors import SandboxError
 
-from .limits import Job, Limits
+from .job import Case, Job
+from .limits import Limits
 from .result import Finding, Level, Result, TestResult, Verdict
 from .sandbox import Sandbox
 
-__all__ = ["Finding", "Job", "Level", "Limits", "Result", "Sandbox", "SandboxError", "TestResult", "Verdict"]
+__all__ = ["Case", "Finding", "Job", "Level", "Limits", "Result", "Sandbox", "SandboxError", "TestResult", "Verdict"]

@@ -1,6 +1,5 @@
-"""What a program may use, and what is asked of the sandbox."""
+"""What a program may use."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 MIB = 1 << 20
@@ -8,10 +7,13 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one program; those on memory, files and threads hold for its checker too."""
+    """Bounds of one program; those on memory, files and threads hold for its checker too.
+
+    The times are those of a reference machine: a slower one grants proportionally more.
+    """
 
     wall_seconds: float = 10.0
-    """Longest time from start to the last test's result."""
+    """Longest time from start to the last test's result, without what was spent waiting for a processor."""
     cpu_seconds: float = 5.0
     """Longest CPU time of program or checker."""
     memory_bytes: int = 512 * MIB
@@ -24,18 +26,3 @@ class Limits:
     """Open files and sockets."""
     threads: int = 64
     """Threads, where the sandbox has a user id of its own to count them by."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One program and the tests that decide about it."""
-
-    program: str
-    """Untrusted source."""
-    tests: Sequence[str]
-    """Statements, each one test: an AssertionError fails it, anything else raised is an error."""
-    prelude: str = ""
-    """Trusted source that the tests rely on; runs with the tests, where the program cannot see it."""
-    entry_points: Sequence[str] | None = None
-    """The program's names that the tests may use; None: those they use, do not define, and that are no builtins."""
-    limits: Limits = Limits()

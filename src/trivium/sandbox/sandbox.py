@@ -1,22 +1,25 @@
 """`Sandbox`: run untrusted programs against tests, confined by the kernel, at hundreds a second."""
 
-import json
 import queue
-import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from trivium.base.errors import SandboxError
 
 from . import machine
-from .limits import MIB, Job, Limits
+from .job import Case, Job, same_output, script_frame
+from .limits import MIB, Limits
 from .result import LEVELS, Finding, Level, Result
-from .verdict import compose, invalid
+from .verdict import combine, compose, invalid, wrong_output
 from .worker import LevelRefused, Worker, WorkerLost
 
+_DEFAULTS = Limits()
+PROGRAMS_PER_WORKER = 2000
+"""A worker is replaced after this many, so that nothing can add up in it."""
 _REMEDIES = {
     "namespaces": (
         "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
@@ -68,11 +71,11 @@ class Sandbox:
     def run(
         self,
         program: str,
-        tests: Sequence[str],
+        tests: Sequence[str | Case],
         *,
         prelude: str = "",
         entry_points: Sequence[str] | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = _DEFAULTS,
     ) -> Result:
         """Run one program against its tests; see `Job` for the arguments. Waits for a free worker.
 
@@ -82,29 +85,37 @@ class Sandbox:
         return self.run_job(Job(program, tests, prelude, entry_points, limits))
 
     def run_job(self, job: Job) -> Result:
-        """Run one job. Raises SandboxError if the sandbox is closed."""
+        """Run one job. Raises SandboxError if the sandbox is closed, DataError if a case is not plain data."""
         if not job.tests:
             return invalid("no_tests", "there are no tests", self.level)
-        source, order = _frame_source(job), _frame_tests(job)
-        problem = ""
+        if not job.scripts:
+            return self._run(job, job.source_frame(script=False), job.tests_frame())
+        source, results = job.source_frame(script=True), []
+        for case in job.scripts:
+            result = self._run(job, source, script_frame(), case)
+            if result.passed and not same_output(result.stdout, case.stdout, case.tolerance):
+                result = wrong_output(result)
+            results.append(result)
+        return combine(results)
+
+    def _run(self, job: Job, source: bytes, order: bytes, case: Case | None = None) -> Result:
+        """One pair of processes, tried again once if the worker is lost."""
+        limits, problem = job.limits, ""
+        if case is not None:  # what is kept must suffice for the comparison
+            limits = replace(limits, output_bytes=max(limits.output_bytes, 2 * len(case.stdout.encode()) + 4096))
         for _ in range(2):
-            worker = self._take()
+            worker: Worker | None = self._take()
             try:
-                outcome = worker.run(job, source, order)
+                outcome = worker.run(limits, source, order, None if case is None else case.stdin)
+                spent = not outcome.report["clean"] or worker.programs >= PROGRAMS_PER_WORKER
+                worker = self._replace(worker) if spent else worker
+                return compose(outcome, len(job.tests) if case is None else 1, limits, self.level)
             except WorkerLost as error:
                 problem = str(error)
-                worker.kill()
-                worker = None
-                continue
+                worker = self._replace(worker)
             except BaseException:
-                worker.kill()
-                worker = None
+                worker = self._replace(worker)
                 raise
-            else:
-                if not outcome.report.get("clean", True):  # something stays in its scratch directory
-                    worker.kill()
-                    worker = None
-                return compose(outcome, len(job.tests), job.limits, self.level)
             finally:
                 self._idle.put(worker)
         return invalid("worker_lost", problem, self.level)
@@ -164,8 +175,15 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+
+    def _replace(self, worker: Worker | None) -> None:
+        """End a worker; the place that it leaves is filled when it is next needed."""
+        if worker is not None:
+            worker.kill()
 
     def _take(self) -> Worker:
         if self._closed:
@@ -220,23 +238,14 @@ class Sandbox:
     def _describe(self, worker: Worker, level: Level, through: list[str]) -> None:
         self.level = level
         self.why += [Finding(about, detail) for about, detail in worker.hello["findings"]]
+        slowness = worker.hello["slowness"]
+        if slowness > 1.05:
+            self.why.append(
+                Finding("speed", f"time limits are {slowness:.1f} times as long, as Python runs slowly here")
+            )
         if through:
             self.why.append(Finding("probe", f"a program could {', '.join(through)}"))
         else:
             self.why.append(Finding("probe", "nothing got through"))
         if level == "limited":
-            warnings.warn(
-                "The sandbox runs at level 'limited': programs are not confined and may harm this machine.", stacklevel=4
-            )
-
-
-def _frame_source(job: Job) -> bytes:
-    source = job.program.encode("utf-8", "surrogatepass")
-    return struct.pack(">I", len(source)) + source
-
-
-def _frame_tests(job: Job) -> bytes:
-    entry_points = None if job.entry_points is None else list(job.entry_points)
-    order = {"tests": list(job.tests), "prelude": job.prelude, "entry_points": entry_points}
-    payload = json.dumps(order).encode()
-    return struct.pack(">I", len(payload)) + payload
+            warnings.warn("The sandbox is at level 'limited': programs may harm this machine.", stacklevel=4)

@@ -3,18 +3,29 @@
 import json
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .jail.checker import UNREADY_STATUS
+from .jail.link import MAX_MESSAGE
 from .jail.pair import LOCK_FAILED
 from .limits import Limits
 from .result import Level, Reason, Result, TestResult, Verdict
 
 HARD_OUTPUT_BYTES = 64 << 20
+ORDER: tuple[Verdict, ...] = ("invalid", "timeout", "forbidden", "memory", "killed", "error", "failed", "passed")
+"""From what explains most to what needs everything else to be well."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Row:
+    """One line of the checker's report."""
+
+    test: TestResult
+    kind: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What the host collected about one program."""
 
@@ -35,7 +46,7 @@ def compose(outcome: Outcome, expected_tests: int, limits: Limits, level: Level)
     return Result(
         verdict=verdict,
         reason=reason,
-        tests=tuple(TestResult(status, seconds, message) for status, seconds, _, message in rows),
+        tests=tuple(row.test for row in rows),
         stdout=outcome.stdout.decode("utf-8", "replace"),
         stderr=outcome.stderr.decode("utf-8", "replace"),
         truncated=max(outcome.output_sizes) > limits.output_bytes,
@@ -44,6 +55,24 @@ def compose(outcome: Outcome, expected_tests: int, limits: Limits, level: Level)
         max_rss_bytes=report["rss"],
         level=level,
     )
+
+
+def combine(results: list[Result]) -> Result:
+    """One result for a script's cases: the worst verdict, with its output; times added up."""
+    worst = min(results, key=lambda result: ORDER.index(result.verdict))
+    return replace(
+        worst,
+        tests=tuple(test for result in results for test in result.tests),
+        wall_seconds=sum(result.wall_seconds for result in results),
+        cpu_seconds=sum(result.cpu_seconds for result in results),
+        max_rss_bytes=max(result.max_rss_bytes for result in results),
+    )
+
+
+def wrong_output(result: Result) -> Result:
+    """A script's result after its output was compared and differs."""
+    test = replace(result.tests[0], status="failed", message="the output differs from what is expected")
+    return replace(result, verdict="failed", reason="assertion", tests=(test,))
 
 
 def broken(outcome: Outcome) -> str:
@@ -59,27 +88,34 @@ def invalid(reason: Reason, message: str, level: Level) -> Result:
     return Result("invalid", reason, (), "", message, False, 0.0, 0.0, 0, level)
 
 
-def _parse(frames: bytes, expected: int) -> tuple[list[tuple[Any, float, str, str]], bool]:
-    """The tests' rows and whether the checker closed the list with their exact number."""
-    rows: list[tuple[Any, float, str, str]] = []
+def _parse(frames: bytes, expected: int) -> tuple[list[Row], bool]:
+    """The tests' rows and whether the checker closed the list with their exact number.
+
+    Tests may be untrusted too, and write to the checker's descriptor: whatever is malformed ends the list.
+    """
+    rows: list[Row] = []
     for line in frames.split(b"\n")[:-1]:
-        status, seconds, kind, message = json.loads(line)
+        try:
+            status, seconds, kind, message = json.loads(line)
+            seconds, kind, message = float(seconds), str(kind), str(message)[:MAX_MESSAGE]
+        except (ValueError, TypeError, RecursionError):
+            return rows, False
         if status == "done":
             return rows, len(rows) == expected == int(seconds)
-        rows.append((status, seconds, kind, message))
+        if status not in ("passed", "failed", "error") or len(rows) == expected:
+            return rows, False
+        rows.append(Row(TestResult(status, seconds, message), kind))
     return rows, False
 
 
-def _decide(
-    outcome: Outcome, rows: list[tuple[Any, float, str, str]], done: bool, expected: int, limits: Limits
-) -> tuple[Verdict, Reason]:
+def _decide(outcome: Outcome, rows: list[Row], done: bool, expected: int, limits: Limits) -> tuple[Verdict, Reason]:
     report = outcome.report
     cause, program, checker = report["cause"], report["program"], report["checker"]
-    kinds = {kind for _, _, kind, _ in rows}
-    statuses = [status for status, *_ in rows]
+    kinds = {row.kind for row in rows}
+    statuses = [row.test.status for row in rows]
+    signals = {_signal(program), _signal(checker)}
     if cause:
         return "timeout", cause
-    signals = {_signal(program), _signal(checker)}
     if signal.SIGXCPU in signals:
         return "timeout", "cpu"
     if signal.SIGSYS in signals:

@@ -19,12 +19,14 @@ from trivium.base.errors import SandboxError
 from .jail import wire, zygote
 from .jail.enclosure import Plan
 from .jail.lockdown import Request
-from .limits import Job, Limits
+from .jail.pair import MOST_EXTENSION
+from .limits import Limits
 from .result import Level
 from .verdict import HARD_OUTPUT_BYTES, Outcome, broken
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 10.0
+MAX_FRAMES = 16 << 20
 _BOOT = """
 import sys, types
 package = types.ModuleType("jail"); package.__path__ = [sys.argv[1]]; sys.modules["jail"] = package
@@ -52,13 +54,14 @@ class Worker:
             SandboxError: the interpreter does not start.
         """
         self.level: Level = plan.level  # pyright: ignore[reportAttributeAccessIssue]
+        self.programs = 0
+        """Programs run so far."""
         self._prepared: tuple[Request, list[int]] | None = None
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = _start(theirs)
         try:
-            order = {key: value for key, value in asdict(plan).items()}
-            wire.send(self._control.fileno(), order)
+            wire.send(self._control.fileno(), asdict(plan))
             self.hello: dict[str, Any] = self._receive(time.monotonic() + START_SECONDS)
         except (OSError, WorkerLost) as error:
             self.kill()
@@ -67,31 +70,35 @@ class Worker:
             self.kill()
             raise LevelRefused(self.hello["refused"])
 
-    def run(self, job: Job, source: bytes, order: bytes) -> Outcome:
+    def run(self, limits: Limits, source: bytes, order: bytes, stdin: str | None = None) -> Outcome:
         """Run one program against its tests.
 
         Args:
-            job: whose limits hold.
+            limits: the program's.
             source: the program, framed.
             order: tests, prelude and entry points, framed.
+            stdin: a script's input.
         Raises:
             WorkerLost: no answer; the worker must be replaced.
         """
-        request = _request(job.limits)
+        request = _request(limits)
         if self._prepared is None or self._prepared[0] != request:
             self._prepare(request)
         assert self._prepared is not None
         ours, self._prepared = self._prepared[1], None
         try:
             self._order(zygote.START + bytes(Request.SIZE))
-            exchange = _Exchange(self._control.fileno(), ours, source, order, job.limits)
+            exchange = _Exchange(self._control.fileno(), ours, source, order, limits, stdin)
             self._prepare(request)  # while this one runs
-            report = exchange.finish(time.monotonic() + job.limits.wall_seconds + GRACE_SECONDS)
+            longest = limits.wall_seconds * self.hello["slowness"] * (1 + MOST_EXTENSION)
+            report = exchange.finish(time.monotonic() + longest + GRACE_SECONDS)
         finally:
             _close_all(ours)
         if "broken" in report:
             raise WorkerLost(report["broken"])
-        outcome = Outcome(report, bytes(exchange.frames), *map(bytes, exchange.kept), exchange.sizes)
+        self.programs += 1
+        stdout, stderr = map(bytes, exchange.kept)
+        outcome = Outcome(report, bytes(exchange.frames), stdout, stderr, exchange.sizes)
         problem = broken(outcome)
         if problem:
             raise WorkerLost(problem)
@@ -151,7 +158,6 @@ class Worker:
         self._process.kill()
         self._process.communicate()
 
-
     def _let_go(self) -> None:
         self._control.close()
         if self._prepared is not None:
@@ -162,11 +168,15 @@ class Worker:
 class _Exchange:
     """One program's traffic: feed source and tests, drain results and output, await the worker's report."""
 
-    def __init__(self, control: int, ours: list[int], source: bytes, order: bytes, limits: Limits) -> None:
+    def __init__(
+        self, control: int, ours: list[int], source: bytes, order: bytes, limits: Limits, stdin: str | None
+    ) -> None:
         self._control = control
         self._ours = ours
         self._source, self._tests, self._output, self._errors = ours
-        self._pending = {self._source: memoryview(source), self._tests: memoryview(order)}
+        self._script = stdin is not None
+        data = source if stdin is None else source + stdin.encode("utf-8", "replace")
+        self._pending = {self._source: memoryview(data), self._tests: memoryview(order)}
         self._limit = limits.output_bytes
         self._report = bytearray()
         self._open: set[int] = set()
@@ -205,6 +215,9 @@ class _Exchange:
         except OSError:  # it died before it read everything
             pending = pending[:0]
         self._pending[descriptor] = pending
+        if self._script and descriptor == self._source and not pending:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as end:
+                end.shutdown(socket.SHUT_WR)  # the end of the script's input
         reading = select.POLLIN if descriptor in self._open else 0
         if pending:
             self._poll.register(descriptor, reading | select.POLLOUT)
@@ -231,6 +244,8 @@ class _Exchange:
             self._forget(descriptor)
         elif descriptor == self._tests:
             self.frames += data
+            if len(self.frames) > MAX_FRAMES:  # tests that write to the checker's descriptor
+                self._forget(descriptor)
         elif descriptor in (self._output, self._errors):
             self._keep(descriptor, data)
         return None
@@ -283,15 +298,13 @@ def _channels() -> tuple[list[int], list[int]]:
 
 
 def _start(control: socket.socket) -> subprocess.Popen[bytes]:
-    """A fresh interpreter. Its environment holds the hash seed alone, which `-I` would ignore; the rest of `-I` is -s -P."""
+    """A fresh interpreter: `-I` but for its `-E`, which would ignore the hash seed, all that its environment holds."""
     executable = getattr(sys, "_base_executable", None) or sys.executable
     descriptor = control.fileno()
-    boot = f"import os; os.dup2({descriptor}, 3) if {descriptor} != 3 else None\n{_BOOT}"
-    if descriptor != 3:
-        boot = f"import os; os.dup2({descriptor}, 3); os.close({descriptor})\n{_BOOT}"
+    move = "" if descriptor == 3 else f"import os; os.dup2({descriptor}, 3); os.close({descriptor})\n"
     jail = Path(__file__).parent / "jail"
     return subprocess.Popen(
-        [executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot, str(jail)],
+        [executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", move + _BOOT, str(jail)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

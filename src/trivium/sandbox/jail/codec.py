@@ -16,6 +16,9 @@ from typing import Any
 from .wire import WireError
 
 MAX_DEPTH = 100
+FORWARDED = "getitem setitem delitem enter iter len str repr int float round format reversed neg pos abs invert index"
+ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift"
+"""Special methods that a handle has its object's process perform; comparisons are not among them."""
 _SMALL = 1 << 62
 Reference = Callable[[Any], list[Any]]
 Resolve = Callable[[list[Any]], Any]
@@ -78,6 +81,8 @@ def _encode_rare(kind: type, value: Any, reference: Reference, depth: int) -> An
         if factory is None or factory in _FACTORIES.values():
             pairs = [encode(part, reference, depth + 1) for pair in value.items() for part in pair]
             return ["D", None if factory is None else factory.__name__, *pairs]
+    if kind is slice:
+        return ["e", *[encode(part, reference, depth + 1) for part in (value.start, value.stop, value.step)]]
     if kind is Decimal:
         return ["n", str(value)]
     if kind is Fraction:
@@ -164,6 +169,8 @@ def _decode_rare(tag: Any, tree: list[Any], resolve: Resolve, depth: int) -> Any
         return deque([decode(item, resolve, depth + 1) for item in tree[2:]], tree[1])
     if tag == "D":
         return defaultdict(None if tree[1] is None else _FACTORIES[tree[1]], _pairs(tree[2:], resolve, depth))
+    if tag == "e":
+        return slice(*[decode(part, resolve, depth + 1) for part in tree[1:4]])
     if tag == "n":
         return Decimal(str(tree[1]))
     if tag == "F":

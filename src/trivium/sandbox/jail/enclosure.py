@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,6 +13,8 @@ from .lockdown import Cage
 
 UNPRIVILEGED = 0x70000000  # user ids from here on belong to nobody
 NOBODY = 65534
+OWN_PROCESSES = 8  # a worker and its children, which count against RLIMIT_NPROC with a program's threads
+SLACK = 256  # what the user's other processes may grow by where they are counted too
 
 
 class Refused(Exception):
@@ -42,6 +45,8 @@ class Enclosure:
     cage: Cage
     is_init: bool = False
     """The worker is pid 1 of its own namespace."""
+    proc: int | None = None
+    """An open /proc that knows the worker's children."""
     findings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -52,7 +57,8 @@ def enclose(plan: Plan, control: socket.socket) -> Enclosure:
         Refused: a layer is missing; the process must end.
     """
     jailed = plan.level == "jailed"
-    enclosure = Enclosure(Cage(None, None, 0))
+    enclosure = Enclosure(Cage(0, None, None, 0))
+    counted_alone = jailed and (os.geteuid() == 0 or _kernel() >= (5, 14))  # user namespaces count for themselves
     uid = _enter_namespaces(plan, control, enclosure) if jailed else None
     restrict = None
     ruleset = _make_ruleset(plan, enclosure)
@@ -67,7 +73,10 @@ def enclose(plan: Plan, control: socket.socket) -> Enclosure:
     if ruleset is not None:
         restrict = landlock.restriction(ruleset)
     child_filter = seccomp.ChildFilter() if _install_filter(plan, enclosure) else None
-    enclosure.cage = Cage(restrict, child_filter, 0 if jailed else _processes())
+    if not jailed and os.path.isdir("/proc/self"):
+        enclosure.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    before = OWN_PROCESSES if counted_alone else _processes() + SLACK
+    enclosure.cage = Cage(os.getpid(), restrict, child_filter, before)
     return enclosure
 
 
@@ -77,18 +86,20 @@ def _enter_namespaces(plan: Plan, control: socket.socket, enclosure: Enclosure) 
         own_user = namespaces.unshare()
     except OSError as error:
         raise Refused(f"namespaces: {error}") from None
+    uid = namespaces.INSIDE_ID if own_user else _usable_id()
     child = os.fork()
     if child:
         _follow(child, control)
     die_with_parent()
     enclosure.is_init = True
-    uid = namespaces.INSIDE_ID if own_user else _usable_id()
     root = namespaces.Root(plan.readable, plan.hidden, plan.scratch, plan.scratch_bytes, plan.scratch_inodes)
     try:
-        namespaces.build_root(root, uid, uid)
+        enclosure.proc = namespaces.build_root(root, uid, uid)
     except OSError as error:
         raise Refused(f"a root of its own: {error}") from None
-    enclosure.findings.append(("namespaces", "in a user namespace" if own_user else "as root, then an unprivileged user"))
+    enclosure.findings.append(
+        ("namespaces", "in a user namespace" if own_user else "as root, then an unprivileged user")
+    )
     return None if own_user else uid
 
 
@@ -137,7 +148,7 @@ def _install_filter(plan: Plan, enclosure: Enclosure) -> bool:
 
 def _usable_id() -> int:
     """A user id of this worker's own, or nobody's where the container maps few."""
-    wanted = UNPRIVILEGED + os.getppid()
+    wanted = UNPRIVILEGED + os.getpid()
     with contextlib.suppress(OSError, ValueError), open("/proc/self/uid_map") as file:
         for line in file:
             first, _, count = map(int, line.split())
@@ -158,6 +169,10 @@ def _readable_as(uid: int, path: str) -> bool:
         finally:
             os._exit(1)
     return os.waitpid(child, 0)[1] == 0
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _processes() -> int:

@@ -3,11 +3,12 @@
 import math
 import os
 import resource
+import signal
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from . import seccomp
+from . import seccomp, syscalls
 
 DESCRIPTORS_FROM = 10  # the worker's own descriptors lie here and above, so that targets below never collide
 
@@ -38,6 +39,10 @@ class Request:
             self.threads,
         )
 
+    def stretched(self, factor: float) -> "Request":
+        """The same limits with times longer by the factor."""
+        return replace(self, wall_seconds=self.wall_seconds * factor, cpu_seconds=self.cpu_seconds * factor)
+
     @classmethod
     def unpack(cls, data: bytes) -> "Request":
         """From `pack`'s bytes."""
@@ -48,6 +53,8 @@ class Request:
 class Cage:
     """What the worker prepared once for its children."""
 
+    parent: int
+    """The worker's pid."""
     restrict: Callable[[], int] | None
     """Puts the caller under the Landlock ruleset."""
     filter: seccomp.ChildFilter | None
@@ -64,6 +71,10 @@ class Cage:
             OSError: a layer was refused; the caller must then exit without running anything.
         """
         set_limits(request, self.processes_before)
+        if syscalls.SUPPORTED:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.parent:  # it has died already
+                raise OSError("the worker is gone")
         if self.restrict is not None:
             self.restrict()
         for target, descriptor in enumerate(descriptors):
@@ -82,7 +93,7 @@ def set_limits(request: Request, processes_before: int) -> None:
     _lower(resource.RLIMIT_NOFILE, request.descriptors)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_MEMLOCK, 0)
-    _lower(resource.RLIMIT_NPROC, processes_before + request.threads)
+    _lower(resource.RLIMIT_NPROC, processes_before + request.threads)  # threads count as processes
     if hasattr(resource, "RLIMIT_MSGQUEUE"):
         _lower(resource.RLIMIT_MSGQUEUE, 0)
         _lower(resource.RLIMIT_SIGPENDING, 64)

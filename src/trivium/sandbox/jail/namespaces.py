@@ -87,8 +87,14 @@ def _bind(source: str, target: str) -> None:
     _mount(source, target, None, MS_BIND | MS_REC)
 
 
-def build_root(root: Root, uid: int, gid: int) -> None:
-    """Make `root` the whole file system of this mount namespace and go to its scratch directory. Raises OSError."""
+def build_root(root: Root, uid: int, gid: int) -> int | None:
+    """Make `root` the whole file system of this mount namespace and go to its scratch directory.
+
+    Returns:
+        An open /proc of this pid namespace that is mounted nowhere, None where it may not be mounted.
+    Raises:
+        OSError: a mount was refused.
+    """
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     base = next(path for path in ("/tmp", "/mnt", "/var", "/usr") if os.path.isdir(path))
     sources = {path: os.path.realpath(path) for path in root.readable + DEVICES if os.path.exists(path)}
@@ -107,12 +113,27 @@ def build_root(root: Root, uid: int, gid: int) -> None:
     os.makedirs(root.scratch, exist_ok=True)
     size = f"size={root.scratch_bytes},nr_inodes={root.scratch_inodes + 1},mode=700,uid={uid},gid={gid}"
     _mount("tmpfs", root.scratch, "tmpfs", MS_NOSUID | MS_NODEV, size)
+    proc = _open_proc("/.proc")
     syscall("umount2", b"/.host", MNT_DETACH)
     os.rmdir("/.host")
     _mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir(root.scratch)
     with contextlib.suppress(OSError):
         socket.sethostname("sandbox")
+    return proc
+
+
+def _open_proc(place: str) -> int | None:
+    os.mkdir(place)
+    try:
+        _mount("proc", place, "proc", MS_RDONLY | MS_NOSUID | MS_NODEV)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscall("umount2", place.encode(), MNT_DETACH)
+        return descriptor
+    except OSError:  # containers that mask parts of /proc allow no new one
+        return None
+    finally:
+        os.rmdir(place)
 
 
 def drop_privileges(uid: int | None, gid: int | None) -> None:

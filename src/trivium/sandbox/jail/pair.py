@@ -11,21 +11,24 @@ from collections.abc import Callable
 from typing import Any
 
 from . import checker, program, syscalls
+from .clock import RunDelay
 from .lockdown import Cage, Request
 
 TICK = 0.05  # seconds between looks at the CPU clocks
+MOST_EXTENSION = 3.0  # of the wall limit, on a machine that is too busy to run the program
 LOCK_FAILED = 70  # exit status of a child that could not be locked up
 
 
 class Pair:
     """Program and checker, locked up and waiting for source and tests on sockets that only they hold."""
 
-    def __init__(self, cage: Cage, request: Request, null: int, descriptors: list[int]) -> None:
+    def __init__(self, cage: Cage, request: Request, delays: RunDelay, null: int, descriptors: list[int]) -> None:
         """Fork both.
 
         Args:
             cage: what they put on.
-            request: their limits.
+            request: their limits, as long as this machine needs them to be.
+            delays: tells how long they waited for a processor.
             null: an open /dev/null.
             descriptors: source socket, tests socket, stdout, stderr; closed here.
         Raises:
@@ -36,7 +39,8 @@ class Pair:
         self.request = request
         self.program = self.checker = 0
         self.watched: int | None = None
-        self._started = self._deadline = 0.0
+        self._delays = delays
+        self._started = self._deadline = self._delayed = 0.0
         try:
             self.program = _fork(cage, request, program.run, [null, output, errors, near.fileno(), source])
             self.checker = _fork(cage, request, checker.run, [null, null, null, far.fileno(), tests])
@@ -54,6 +58,7 @@ class Pair:
         """The clocks run from now on."""
         self._started = time.monotonic()
         self._deadline = self._started + self.request.wall_seconds
+        self._delayed = self._delay()
 
     @property
     def pause(self) -> float:
@@ -66,11 +71,21 @@ class Pair:
         pid, status, usage = os.wait4(self.checker, os.WNOHANG)
         if pid:
             return self._finish("", status, usage)
-        if time.monotonic() >= self._deadline:
+        if time.monotonic() >= self._deadline and not self._extend():
             return self._finish("wall", None, None)
         if max(_cpu_clock(self.program), _cpu_clock(self.checker)) >= self.request.cpu_seconds:
             return self._finish("cpu", None, None)
         return None
+
+    def _delay(self) -> float:
+        return self._delays.seconds(self.program) + self._delays.seconds(self.checker)
+
+    def _extend(self) -> bool:
+        """Give back the time for which the processes waited for a processor, up to a bound."""
+        most = self.request.wall_seconds * MOST_EXTENSION
+        delay = min(self._delay() - self._delayed, most)
+        self._deadline = self._started + self.request.wall_seconds + delay
+        return time.monotonic() < self._deadline
 
     def discard(self) -> None:
         """End both processes without a report."""

@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -14,6 +15,7 @@ from typing import Any
 from . import codec, wire
 
 MODULE = "__program__"
+FUNCTIONS, SCRIPT = b"F", b"S"  # the first byte of a source: loaded for its functions, or run as a script
 
 
 class Callback:
@@ -92,7 +94,9 @@ class Server:
 
     def describe(self, error: BaseException) -> list[Any]:
         """The nearest builtin ancestor's name, the arguments as far as they are data, and the class's own name."""
-        name = next((kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind), "")
+        name = next(
+            (kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind), ""
+        )
         try:
             args = [codec.encode(arg, codec.data_only) for arg in error.args]
         except BaseException:
@@ -143,17 +147,16 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "repr": repr,
     "len": len,
     "iter": iter,
-    "enter": lambda value: type(value).__enter__(value),
     "int": int,
     "float": float,
     "round": round,
     "format": format,
     "reversed": reversed,
+    "enter": lambda value: type(value).__enter__(value),
     "exit": lambda value: type(value).__exit__(value, None, None, None),
-    **{
-        name: getattr(operator, name)
-        for name in ["getitem", "setitem", "delitem", "contains", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift", "neg", "pos", "abs", "invert", "index"]
-    },
+}
+OPERATIONS |= {
+    name: getattr(operator, name) for name in f"{codec.FORWARDED} {codec.ARITHMETIC}".split() if name not in OPERATIONS
 }
 
 
@@ -173,17 +176,23 @@ def run(link: int, source_descriptor: int) -> None:
     wire.send(link, ["ready"])
     try:
         size = int.from_bytes(wire.read_exactly(source_descriptor, 4), "big")
-        source = wire.read_exactly(source_descriptor, size).decode("utf-8", "surrogatepass")
-    except EOFError:
+        frame = wire.read_exactly(source_descriptor, size)
+    except EOFError:  # the pair was not needed
         os._exit(0)
+    script = frame[:1] == SCRIPT
+    if script:
+        _make_stdin(source_descriptor)
+        module.__name__ = "__main__"
     os.close(source_descriptor)
-    sys.modules[MODULE] = module
+    sys.modules[module.__name__] = module
     gc.enable()
+    outcome: list[Any] = ["loaded"]
     try:
+        source = frame[1:].decode("utf-8", "surrogatepass")
         exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
-        outcome: list[Any] = ["loaded"]
     except BaseException as error:
-        outcome = server.describe(error)
+        if not (script and type(error) is SystemExit and error.code in (None, 0)):
+            outcome = server.describe(error)
     _flush()
     try:
         wire.send(link, outcome)
@@ -193,6 +202,14 @@ def run(link: int, source_descriptor: int) -> None:
     finally:
         _flush()
         os._exit(0)
+
+
+def _make_stdin(descriptor: int) -> None:
+    """Let the program read what follows its source as its standard input, and nothing more than read."""
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        end.shutdown(socket.SHUT_WR)
+    os.dup2(descriptor, 0, inheritable=False)
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115 (stays open)
 
 
 def warm_up() -> None:

@@ -21,9 +21,21 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, co
 LOAD, JEQ, JGE, JSET, AND, RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 
 # Calls without side effects beyond the process, its open descriptors and the files that mounts and Landlock leave.
-ALLOWED = ["read", "write", "close", "fstat", "stat", "lstat", "newfstatat", "statx", "poll", "ppoll", "select", "pselect6", "lseek", "mmap", "mprotect", "munmap", "mremap", "madvise", "msync", "brk", "membarrier", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigsuspend", "rt_sigtimedwait", "sigaltstack", "restart_syscall", "pause", "pread64", "pwrite64", "readv", "writev", "preadv", "pwritev", "access", "faccessat", "faccessat2", "pipe", "pipe2", "dup", "dup2", "dup3", "flock", "fsync", "fdatasync", "fadvise64", "getdents64", "getcwd", "chdir", "fchdir", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "readlink", "readlinkat", "umask", "statfs", "fstatfs", "sendfile", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time", "times", "getitimer", "setitimer", "alarm", "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getgroups", "getpgrp", "getpgid", "getsid", "getrusage", "getrlimit", "setrlimit", "prlimit64", "sysinfo", "uname", "getpriority", "futex", "set_robust_list", "get_robust_list", "rseq", "sched_yield", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min", "getcpu", "exit", "exit_group", "wait4", "waitid", "kill", "tgkill", "set_tid_address", "arch_prctl", "prctl", "getrandom", "recvfrom", "recvmsg", "shutdown", "getsockname", "getpeername", "getsockopt", "eventfd2", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "pidfd_open", "close_range", "seccomp", "landlock_restrict_self"]
+ALLOWED = """
+read write close fstat stat lstat newfstatat statx poll ppoll select pselect6 lseek mmap mprotect munmap mremap
+madvise msync brk membarrier rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
+sigaltstack restart_syscall pause pread64 pwrite64 readv writev preadv pwritev access faccessat faccessat2 pipe
+pipe2 dup dup2 dup3 flock fsync fdatasync fadvise64 getdents64 getcwd chdir fchdir rename renameat renameat2 mkdir
+mkdirat rmdir unlink unlinkat readlink readlinkat umask statfs fstatfs sendfile nanosleep clock_nanosleep
+clock_gettime clock_getres gettimeofday time times getitimer setitimer alarm getpid getppid gettid getuid geteuid
+getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid getrusage getrlimit setrlimit prlimit64 sysinfo
+uname getpriority futex set_robust_list get_robust_list rseq sched_yield sched_getaffinity sched_getparam
+sched_getscheduler sched_get_priority_max sched_get_priority_min getcpu exit exit_group wait4 waitid kill tgkill
+set_tid_address arch_prctl prctl getrandom recvfrom recvmsg shutdown getsockname getpeername getsockopt eventfd2
+epoll_create1 epoll_ctl epoll_wait epoll_pwait pidfd_open close_range seccomp landlock_restrict_self
+"""
 # Where namespaces give a program its own scratch directory, it may also do these to it.
-ON_SCRATCH = ["truncate", "ftruncate", "fallocate", "chmod", "fchmod", "fchmodat", "utimensat"]
+ON_SCRATCH = "truncate ftruncate fallocate chmod fchmod fchmodat utimensat"
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032, 36, 37, 38)  # no F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE, F_SETPIPE_SZ
 AF_UNIX = 1
@@ -65,7 +77,7 @@ def base_filter(scratch: bool, write_opens: bool) -> list[Instruction]:
     program: list[Instruction] = [(LOAD, 0, 0, 4), (JEQ, 1, 0, AUDIT_ARCH), (RET, 0, 0, KILL), (LOAD, 0, 0, 0)]
     if MACHINE == X86_64:
         program += [(JGE, 0, 1, X32_BIT), (RET, 0, 0, KILL)]
-    for name in ALLOWED + (ON_SCRATCH if scratch else []):
+    for name in (ALLOWED + (ON_SCRATCH if scratch else "")).split():
         program += _when(name, _returns(ALLOW))
     if write_opens and not scratch:
         program += _when("ftruncate", _returns(ALLOW)) + _when("truncate", _returns(ALLOW))
@@ -85,7 +97,7 @@ def base_filter(scratch: bool, write_opens: bool) -> list[Instruction]:
     return [*program, (RET, 0, 0, ERRNO | EPERM)]
 
 
-CHILD_DENIED = ["recvmsg", "seccomp", "landlock_restrict_self", "pidfd_open", "wait4", "waitid"]
+CHILD_DENIED = "recvmsg seccomp landlock_restrict_self pidfd_open wait4 waitid"
 
 
 def child_filter(pid: int) -> list[Instruction]:
@@ -98,7 +110,7 @@ def child_filter(pid: int) -> list[Instruction]:
     program += _when("kill", _only(0, (pid,))) + _when("tgkill", _only(0, (pid,)))
     program += _when("prlimit64", _only(0, (0, pid)))
     program += _when("prctl", _only(0, (PR_SET_NAME, PR_GET_NAME)))
-    for name in CHILD_DENIED:
+    for name in CHILD_DENIED.split():
         program += _when(name, _returns(ERRNO | EPERM))
     return [*program, (RET, 0, 0, ALLOW)]
 

@@ -198,8 +198,8 @@ def prepare(name: str, *arguments: Argument) -> Callable[[], int]:
     Calling it raises OSError if the call fails. Raises OSError if the call is unknown here.
     """
     nr = number(name)
-    if nr is None:
-        raise OSError(38, f"no system call {name} on {MACHINE}")
+    if nr is None or not SUPPORTED:
+        raise OSError(38, f"no system call {name} on {sys.platform} {MACHINE}")
     words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in (nr, *arguments)]
 
     def call() -> int:

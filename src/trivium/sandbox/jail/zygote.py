@@ -20,11 +20,17 @@ import sys
 from typing import Any
 
 from . import probes, wire
+from .clock import RunDelay, slowness
 from .enclosure import Enclosure, Plan, Refused, die_with_parent, enclose
 from .lockdown import DESCRIPTORS_FROM, Request
 from .pair import Pair
 
-PRELOADED = ["abc", "array", "ast", "base64", "bisect", "calendar", "cmath", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "html", "inspect", "io", "itertools", "json", "keyword", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "statistics", "string", "struct", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "uuid", "warnings", "weakref", "zlib"]
+PRELOADED = """
+abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy dataclasses datetime decimal
+enum fractions functools hashlib heapq html inspect io itertools json keyword math numbers operator pprint queue
+random re secrets statistics string struct textwrap threading time traceback types typing unicodedata uuid warnings
+weakref zlib
+"""
 PREPARE, START, DISCARD = b"P", b"S", b"D"
 ORDER_SIZE = 1 + Request.SIZE
 SEED = 0
@@ -39,6 +45,8 @@ class Zygote:
         self._enclosure = enclosure
         self._host = host
         self._null = null
+        self._delays = RunDelay(enclosure.proc)
+        self.slowness = slowness()
         self._prepared: Pair | None = None
         self._running: Pair | None = None
         self._poll = select.poll()
@@ -102,7 +110,8 @@ class Zygote:
             self._prepared = None
         if order == PREPARE:
             with contextlib.suppress(OSError):  # said when it is to start
-                self._prepared = Pair(self._enclosure.cage, Request.unpack(data[1:]), self._null, descriptors)
+                request = Request.unpack(data[1:]).stretched(self.slowness)
+                self._prepared = Pair(self._enclosure.cage, request, self._delays, self._null, descriptors)
         return True
 
     def _conclude(self, pair: Pair, report: dict[str, Any]) -> None:
@@ -141,9 +150,11 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
 
 def read_plan(control: socket.socket) -> Plan:
     """The host's first message."""
-    order = wire.receive(control.fileno())
-    target = probes.Target(**order.pop("target"))
-    return Plan(**{key: tuple(v) if type(v) is list else v for key, v in order.items()}, target=target)
+    order: dict[str, Any] = wire.receive(control.fileno())
+    order["target"] = probes.Target(**order["target"])
+    for name in ("readable", "hidden", "paths"):
+        order[name] = tuple(order[name])
+    return Plan(**order)
 
 
 def watch_parent() -> int | None:
@@ -165,7 +176,7 @@ def main() -> None:
             os.dup2(reserved, descriptor, inheritable=False)
     host = watch_parent()
     null = os.dup(reserved)
-    for name in PRELOADED:
+    for name in PRELOADED.split():
         with contextlib.suppress(ImportError):
             __import__(name)
     plan = read_plan(control)
@@ -181,7 +192,7 @@ def main() -> None:
         send(control, {"refused": str(error)})
         os._exit(0)
     random.seed(SEED)  # a program's outcome should not depend on chance
-    send(control, {"findings": enclosure.findings, "through": through})
+    send(control, {"findings": enclosure.findings, "through": through, "slowness": zygote.slowness})
     gc.collect()
     gc.disable()
     gc.freeze()
