@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trivium.base.config import Config
+from trivium.base.seeding import python_rng
 from trivium.batch import LossOutput
 from trivium.data.branches import ResponseBatch, length_mask, response_batches
 from trivium.model import Scorer
@@ -39,6 +40,28 @@ class RewardLossConfig(Config):
     """Weight of the pull of each prompt's mean score to zero."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Assumed share of wrong judgements."""
+
+
+class RewardSchedule:
+    """Which prompts each step learns from: every epoch is shuffled anew from (seed, epoch).
+
+    Args:
+        train: all prompts.
+        prompts_per_step: prompts of one step; fewer where there are not so many.
+        epochs: passes over them.
+    """
+
+    def __init__(self, train: Sequence[RankedTokens], prompts_per_step: int, epochs: float, seed: int):
+        self.train, self.seed = train, seed
+        self.size = min(prompts_per_step, len(train))
+        self.per_epoch = len(train) // self.size
+        self.steps = max(1, round(self.per_epoch * epochs))
+
+    def examples(self, step: int) -> list[RankedTokens]:
+        """The prompts of a step, a pure function of (seed, step)."""
+        epoch, place = divmod(step, self.per_epoch)
+        order = python_rng(self.seed, "reward epoch", epoch).sample(range(len(self.train)), len(self.train))
+        return [self.train[index] for index in order[place * self.size : (place + 1) * self.size]]
 
 
 class RewardStep:

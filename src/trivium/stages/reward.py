@@ -19,7 +19,7 @@ from trivium.preferences.judgement import Sample
 from trivium.preferences.pairs import RankedPrompt, ranked_from_store
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
-from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardStep
+from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardSchedule, RewardStep
 from trivium.runs import MetricsLog, StageDir
 from trivium.stages.judging import answer_tasks, encode_prompt
 from trivium.stages.stage import Context, note, perform
@@ -202,14 +202,7 @@ def _fit(
     held: list[RankedTokens],
     epochs: float,
 ) -> None:
-    size = min(config.prompts_per_step, len(train))
-    per_epoch = len(train) // size
-    steps = max(1, round(per_epoch * epochs))
-
-    def step_groups(step: int) -> list[RankedTokens]:
-        epoch, place = divmod(step, per_epoch)
-        order = python_rng(context.seed, stage.name, epoch).sample(range(len(train)), len(train))
-        return [train[index] for index in order[place * size : (place + 1) * size]]
+    schedule = RewardSchedule(train, config.prompts_per_step, epochs, derive_seed(context.seed, stage.name))
 
     def evaluate(step: int) -> dict[str, float]:
         if not held:
@@ -220,15 +213,15 @@ def _fit(
     with MetricsLog(stage.metrics_path) as metrics:
         trainer = Trainer(
             model.scorer,
-            Optimizer(model.scorer, config.optim, steps),
+            Optimizer(model.scorer, config.optim, schedule.steps),
             metrics=metrics,
             checkpointer=Checkpointer(stage.checkpoints),
             name=stage.name,
             checkpoint_every=config.checkpoint_every,
         )
         trainer.fit(
-            steps,
-            lambda step: RewardStep(model.scorer, step_groups(step), config.loss).losses(),
+            schedule.steps,
+            lambda step: RewardStep(model.scorer, schedule.examples(step), config.loss).losses(),
             hooks=[(config.eval_every, evaluate)],
         )
     trainer.checkpointer.clear()
