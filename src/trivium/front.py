@@ -216,7 +216,7 @@ class RewardModel(reward_model.RewardModel):
 
 
 def sample_prompts(tasks: Sequence[Task | str], n: int, seed: int = 0, step: int = 0) -> list[str]:
-    """n prompts drawn from the tasks: without repeats in an epoch, a function of (seed, step)."""
+    """N prompts drawn from the tasks: without repeats in an epoch, a function of (seed, step)."""
     if not tasks:
         raise DataError("there is no task to draw prompts from.")
     drawn = []

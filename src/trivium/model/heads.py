@@ -21,7 +21,7 @@ class Scorer(Decoder):
 
     @torch.no_grad()
     def initialise_score(self, generator: torch.Generator) -> None:
-        """w ~ N(0, 1 / (d + 1)) (Stiennon et al. 2020, arXiv:2009.01325)."""
+        """W ~ N(0, 1 / (d + 1)) (Stiennon et al. 2020, arXiv:2009.01325)."""
         width = self.config.d_model
         self.score.weight.copy_(torch.randn(1, width, generator=generator) * (width + 1) ** -0.5)
 

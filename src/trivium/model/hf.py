@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trivium.base.errors import ModelError
-from trivium.base.files import atomic_path, write_json
+from trivium.base.files import atomic_path, save_tensors, write_json
 from trivium.model.config import ModelConfig
 from trivium.model.heads import Scorer
 from trivium.model.transformer import Decoder
@@ -36,21 +35,21 @@ def _hf_name(name: str) -> str:
     return f"model.layers.{layer}.{_INNER[part]}.{rest}"
 
 
-def save_model(model: Decoder, folder: Path, *, pad_id: int, bos_id: int, eos_id: int) -> None:
+def save_model(model: Decoder, folder: Path, *, pad_id: int, bos_id: int | None, eos_id: int) -> None:
     """Write config.json, generation_config.json and model.safetensors; a `Scorer` becomes a one-label classifier."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_hf_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if isinstance(model, Scorer):
         tensors.pop("lm_head.weight", None)
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_tensors(tensors, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", _hf_config(model, pad_id, bos_id, eos_id))
     if not isinstance(model, Scorer):
         ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
         write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 1.0, **ids})
 
 
-def _hf_config(model: Decoder, pad_id: int, bos_id: int, eos_id: int) -> dict[str, Any]:
+def _hf_config(model: Decoder, pad_id: int, bos_id: int | None, eos_id: int) -> dict[str, Any]:
     config = model.config
     scorer = isinstance(model, Scorer)
     values: dict[str, Any] = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Linear(nn.Linear):
     """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Linear's own name)
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)

@@ -1,5 +1,6 @@
 """AdamW and Muon behind one step: matrices inside the blocks may go to Muon, the rest always to AdamW."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.base.config import Config
+from trivium.base.errors import StageFailed
 from trivium.optim.schedule import Schedule, lr_scale
 
 
@@ -63,9 +65,7 @@ class Optimizer:
             (torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True), config.lr)
         ]
         if muon:
-            part = torch.optim.Muon(
-                muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay
-            )
+            part = torch.optim.Muon(muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
             self.parts.append((part, config.muon_lr))
 
     def scale(self, step: int) -> float:
@@ -87,11 +87,19 @@ class Optimizer:
             count: global number of terms in the summed loss.
         Returns:
             `grad_norm` (before clipping) and `lr` (AdamW's).
+        Raises:
+            StageFailed: a gradient is not finite; the weights are as they were.
         """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         if count != 1.0:
-            torch._foreach_div_(gradients, float(count))
+            for gradient in gradients:
+                gradient.div_(float(count))
         norm = torch.nn.utils.get_total_norm(gradients)
+        if not math.isfinite(norm.item()):
+            raise StageFailed(
+                f"the gradient's norm is {norm.item()} at update {step + 1}; the weights are as they were before it. "
+                "Lower the learning rate or look at the data of this step."
+            )
         if self.config.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.grad_clip, norm)
         for part, peak in self.parts:
@@ -103,7 +111,7 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The moments by parameter name: `<name>/<moment>`; scalars are 0-d tensors."""
-        names = {parameter: name for name, parameter in self.parameters.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         return {
             f"{names[parameter]}/{key}": torch.as_tensor(value)
             for part, _ in self.parts
@@ -119,4 +127,4 @@ class Optimizer:
             name, _, moment = key.rpartition("/")
             parameter = self.parameters[name]
             state: dict[str, Any] = owner[parameter].state[parameter]
-            state[moment] = value.clone()
+            state[moment] = value.to(parameter.device, copy=True)

@@ -92,7 +92,7 @@ class Learner:
         if self.critic is not None:
             critic = self.critic
             rollout.values = over_rollout(rollout, lambda batch: response_values(critic, batch), device, tokens)
-        mask = rollout.loss_mask
+        mask, valid = rollout.loss_mask, rollout.valid
         gamma = self.controller.gamma
         rollout.rewards = shape_rewards(
             rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, mask, config.beta, gamma
@@ -100,7 +100,6 @@ class Learner:
         metrics = self.algorithm.advantages(rollout)
         k1 = kl_estimate(rollout.old_logprobs, rollout.ref_logprobs, "k1").masked_fill(~mask, 0.0).sum(1)
         gap = (rollout.old_logprobs - rollout.sampler_logprobs).abs().masked_fill(~mask, 0.0)
-        valid = rollout.valid
         kl = k1[valid].mean().item()
         metrics |= {
             "reward/mean": rollout.scores[valid].mean().item(),
@@ -116,7 +115,8 @@ class Learner:
             "invalid": float((~valid).sum()),
             "surprisal": -masked_mean(rollout.old_logprobs, mask).item(),
         }
-        self.controller.update(kl, int(valid.sum()))
+        if valid.any():
+            self.controller.update(kl, int(valid.sum()))
         return metrics
 
     def update(

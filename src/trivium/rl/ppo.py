@@ -46,6 +46,8 @@ class PPO:
 
     def advantages(self, rollout: Rollout) -> dict[str, float]:
         """GAE over real actions, whitened once per rollout; returns are taken before whitening."""
+        if self.config.truncation == "mask":
+            rollout.valid = rollout.valid & rollout.finished
         mask = rollout.loss_mask
         advantages, rollout.returns = gae(
             rollout.rewards, rollout.values, mask, self.config.discount, self.config.gae_lambda

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from trivium.base.config import Config
 from trivium.base.errors import StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import Progress, say
-from trivium.preferences.formats import export_preferences, import_preferences
+from trivium.preferences.formats import ImportReport, export_preferences, import_preferences
 from trivium.preferences.judgement import Sample
 from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_samples
 from trivium.preferences.store import PreferenceStore
@@ -61,7 +62,7 @@ def run(
         with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
             if config.path:
                 report = import_preferences(Path(config.path), store, config.on_error)
-                result = {"imported": report.model_dump() if hasattr(report, "model_dump") else vars(report)}
+                result = _imported(stage, report)
             else:
                 result = _sample_and_judge(context, config, sandbox_config, stage, store, policy, round)
             result |= store.counts()
@@ -72,6 +73,15 @@ def run(
     if config.path:
         inputs["preferences"] = Path(config.path)
     return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name], body=body)
+
+
+def _imported(stage: StageDir, report: ImportReport) -> dict[str, Any]:
+    """The figures of an import; what was left out is told."""
+    for line in report.lines():
+        say(f"collect: {line}")
+    if report.skipped:
+        note(stage, f"{len(report.skipped)} bad preference records were left out, the first: {report.skipped[0]}")
+    return {"imported": asdict(report)}
 
 
 def _set_aside(database: Path) -> None:

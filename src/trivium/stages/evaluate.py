@@ -136,10 +136,10 @@ class _Bench:
         greedy = judge_answers(self._greedy(model), sandbox)
         counts = _counts(answers)
         first = estimate_pass_at_k(counts, 1)
-        result: dict[str, Any] = {"pass_at_1": first.value, "pass_at_1_ci": first.bounds()}
+        result: dict[str, Any] = {"pass_at_1": first.value, "pass_at_1_ci": first.bounds}
         if config.samples >= 10:
             tenth = estimate_pass_at_k(counts, 10)
-            result |= {"pass_at_10": tenth.value, "pass_at_10_ci": tenth.bounds()}
+            result |= {"pass_at_10": tenth.value, "pass_at_10_ci": tenth.bounds}
         result["greedy_pass_at_1"] = estimate_pass_at_k(_counts(greedy), 1).value
         if self.corpus is not None:
             by_source = heldout_bits_per_byte(model, self.corpus, config.bits_per_byte_rows)

@@ -75,6 +75,8 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
     if only is not None and only not in STAGES:
         raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
     _check_lengths(recipe)
+    if recipe.rl.rounds > 1 and recipe.collect.path:
+        say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
     run = RunDir(recipe.directory)
     with run.lock():
         began = time.monotonic()
@@ -86,7 +88,7 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
             for stage in STAGES[:4]:
                 if only in (None, stage):
                     results[stage] = _single(stage, context, recipe)
-            for round in range(recipe.rl.rounds):
+            for round in range(_rounds(recipe)):
                 for stage in STAGES[4:7]:
                     if only in (None, stage):
                         results[stage] = _round(stage, context, recipe, round)
@@ -98,6 +100,11 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
             return {only: results[only]}
         say(f"{recipe.name}: everything is done ({time.monotonic() - began:.0f} s this time)")
         return _summarise(run, recipe, results["evaluate"])
+
+
+def _rounds(recipe: Recipe) -> int:
+    """Rounds to go: imported comparisons make one, for nobody is there to compare the policy's new answers."""
+    return 1 if recipe.collect.path else recipe.rl.rounds
 
 
 def _check_lengths(recipe: Recipe) -> None:
@@ -129,7 +136,7 @@ def _single(stage: str, context: Context, recipe: Recipe) -> dict[str, Any]:
 
 def _round(stage: str, context: Context, recipe: Recipe, round: int) -> dict[str, Any]:
     """A stage of one round: each starts from what the round before left; the last leaves R and M2."""
-    last = round == recipe.rl.rounds - 1
+    last = round == _rounds(recipe) - 1
     policy = context.run.artifact("M1") if round == 0 else _policy(context, round - 1)
     judge = context.run.artifact("R") if last else _reward(context, round)
     match stage:
@@ -194,8 +201,8 @@ def _summarise(run: RunDir, recipe: Recipe, evaluation: dict[str, Any]) -> dict[
         | {"accuracy_by_round": [result.get("accuracy") for result in rewards]},
         "rl": {
             "algorithm": recipe.rl.algorithm,
-            "steps": recipe.rl.rounds * recipe.rl.steps,
-            "rounds": recipe.rl.rounds,
+            "steps": _rounds(recipe) * recipe.rl.steps,
+            "rounds": _rounds(recipe),
             "kl": rounds[-1].get("kl_sequence_last"),
             "reward_before": rounds[0].get("reward_mean_first"),
             "reward_after": rounds[-1].get("reward_mean_last"),

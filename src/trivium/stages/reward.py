@@ -116,7 +116,7 @@ def heldout_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: in
     unequal = [value > 0 for value in shorter if value]
     return {
         "accuracy": interval.value,
-        "accuracy_ci": interval.bounds(),
+        "accuracy_ci": interval.bounds,
         "nll": torch.nn.functional.softplus(low - high).mean().item(),
         "ece": calibration_error(probability, outcome).item(),
         "brier": brier_score(probability, outcome).item(),
@@ -177,10 +177,9 @@ def _groups(
     context: Context, config: RewardConfig, stage: StageDir, tokenizer: Tokenizer, round: int
 ) -> tuple[list[RankedTokens], list[RankedTokens]]:
     with PreferenceStore(context.run.preferences_path, create=False) as store:
-        limits = {"max_completions": config.max_completions, "seed": context.seed}
-        train = ranked_from_store(store, "train", round=round, **limits)
+        train = _ranked(context, config, store, round)
         for earlier in range(round):
-            old = ranked_from_store(store, "train", round=earlier, **limits)
+            old = _ranked(context, config, store, earlier)
             order = python_rng(context.seed, "replay", round, earlier).sample(range(len(old)), len(old))
             train += [old[index] for index in order[: config.replay]]
         held = [group for each in range(round + 1) for group in ranked_from_store(store, "heldout", round=each)]
@@ -191,6 +190,10 @@ def _groups(
     if not train_ids:
         raise DataError("there is no comparison to train on: no prompt has both a better and a worse completion.")
     return train_ids, held_ids
+
+
+def _ranked(context: Context, config: RewardConfig, store: PreferenceStore, round: int) -> list[RankedPrompt]:
+    return ranked_from_store(store, "train", round=round, max_completions=config.max_completions, seed=context.seed)
 
 
 def _fit(

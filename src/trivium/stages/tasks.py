@@ -9,7 +9,7 @@ from trivium.base.errors import DataError
 from trivium.base.seeding import derive_seed, python_rng
 from trivium.records import Task
 from trivium.tasks.formats import load_tasks
-from trivium.tasks.ladder import generate_tasks
+from trivium.tasks.ladder import Split, generate_tasks
 
 
 class TaskConfig(Config):
@@ -22,7 +22,7 @@ class TaskConfig(Config):
     families: tuple[str, ...] = ()
     """Only these families of the ladder; empty takes all."""
 
-    def load(self, seed: int, purpose: str, split: str) -> list[Task]:
+    def load(self, seed: int, purpose: str, split: Split) -> list[Task]:
         """The tasks for one purpose; train and held-out tasks of the ladder share no composition.
 
         Raises:

@@ -43,9 +43,10 @@ class Tokenizer:
         self._model.encode_special_tokens = True
         self.vocab_size = max(model.get_vocab(with_added_tokens=True).values()) + 1
         self.bos_id = self._special_id("bos_token")
-        self.eos_id = self._special_id("eos_token")
-        if self.eos_id is None:
+        eos_id = self._special_id("eos_token")
+        if eos_id is None:
             raise ModelError(f"{name} names no eos_token. Add it to its tokenizer_config.json.")
+        self.eos_id: int = eos_id
         pad_id = self._special_id("pad_token")
         self.pad_id: int = self.eos_id if pad_id is None else pad_id
         self._special_ids = {index for index, token in model.get_added_tokens_decoder().items() if token.special}
