@@ -35,6 +35,15 @@ class Builtin(Config):
     weight: float = 1.0
 
 
+class Fair(Config):
+    type: Literal["fair"] = "fair"
+
+
+class Noisy(Config):
+    type: Literal["noisy"] = "noisy"
+    noise: float = 0.1
+
+
 class Data(Config):
     sources: dict[str, Annotated[Folder | Builtin, Field(discriminator="type")]] = {"code": Builtin()}
     """Weighted sources by name."""
@@ -42,6 +51,7 @@ class Data(Config):
     cap: int | None = 10
     name: str | None = None
     threads: int | Literal["auto"] = "auto"
+    judge: Annotated[Fair | Noisy, Field(discriminator="type")] = Noisy()
 
 
 class Recipe(Config):
@@ -126,9 +136,23 @@ def test_tables_of_named_parts(tmp_path: Path) -> None:
     assert whole.data.sources == {"a": Folder(path=Path("b"))}
 
 
+def test_variants(tmp_path: Path) -> None:
+    assert load_config(Recipe, None, ["--data.judge.type", "fair"]).data.judge == Fair()
+    assert load_config(Recipe, None, ["--data.judge.noise", "0.5"]).data.judge == Noisy(noise=0.5)
+    path = recipe_file(tmp_path, "[data.judge]\nnoise = 0.2\n")
+    assert load_config(Recipe, path).data.judge == Noisy(noise=0.2)
+    assert load_config(Recipe, path, ["--data.judge.type=noisy", "--data.judge.noise=1"]).data.judge == Noisy(noise=1)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--data.judge.type", "fare"], "data.judge: expected 'type' to be one of 'fair', 'noisy'."),
+        (["--data.judge.noise", "x"], "--data.judge.noise: expected a number, got 'x'."),
+        (
+            ["--data.judge.nois", "1"],
+            "--data.judge.nois: no such option of this kind. Kinds are fair, noisy: choose with --data.judge.type.",
+        ),
         (["--optim.lrr", "1"], "--optim.lrr: no such option. Did you mean --optim.lr?"),
         (["--lr", "1"], "--lr: no such option. Did you mean --optim.lr?"),
         (["--optimm.warmup-steps", "1"], "--optimm.warmup_steps: no such option. Did you mean --optim.warmup_steps?"),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from trivium.base.config import Config
 from trivium.base.errors import ConfigError
-from trivium.base.flags import KeyPath, dotted, read_flags, section_of, suggest
+from trivium.base.flags import KeyPath, dotted, options_of, parts_of_union, read_flags, section_of, suggest
 from trivium.base.toml import dump_toml
 
 C = TypeVar("C", bound=Config)
@@ -36,6 +36,7 @@ def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[st
         sources.read_file(recipe)
     for path, value in read_flags(cls, overrides):
         sources.override(path, value)
+    _fill_tags(cls, sources.values)
     try:
         return cls.model_validate(sources.values)
     except ValidationError as error:
@@ -80,6 +81,17 @@ def _differences(section: Config) -> dict[str, Any]:
             continue
         values[name] = _differences(value) if isinstance(value, Config) else value
     return values
+
+
+def _fill_tags(cls: type[Config], values: dict[str, Any]) -> None:
+    """Who sets a field of a variant without naming the variant means the default one."""
+    for option in options_of(cls):
+        tag, default = option.field.discriminator, option.field.get_default(call_default_factory=True)
+        given: Any = values
+        for part in option.path:
+            given = given.get(part) if isinstance(given, dict) else None
+        if isinstance(tag, str) and isinstance(given, dict) and isinstance(default, Config):
+            given.setdefault(tag, getattr(default, tag))
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
@@ -178,6 +190,8 @@ def _explain(error: ValidationError, sources: _Sources, cls: type[Config]) -> st
     more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
     kinds = {entry["type"] for entry in entries}
     place = sources.place(path)
+    if "extra_forbidden" in kinds and (variants := _other_variants(cls, path)):
+        return f"{place}: no such option of this kind. {variants}{more}"
     if "extra_forbidden" in kinds:
         return f"{place}: no such option. {suggest(path, cls)}{more}"
     if "missing" in kinds:
@@ -189,6 +203,16 @@ def _explain(error: ValidationError, sources: _Sources, cls: type[Config]) -> st
         return f"{place}: {reasons[0].rstrip('.')}{more}."
     shown = "" if isinstance(given, dict) else f", got {given!r}"
     return f"{place}: expected {' or '.join(reasons)}{shown}{more}."
+
+
+def _other_variants(cls: type[Config], path: KeyPath) -> str:
+    """What to say of an unknown field below a choice of variants, empty elsewhere."""
+    for option in options_of(cls):
+        tag = option.field.discriminator
+        if isinstance(tag, str) and path[: len(option.path)] == option.path and len(path) > len(option.path):
+            kinds = [part.model_fields[tag].default for part in parts_of_union(option.field.annotation)]
+            return f"Kinds are {', '.join(kinds)}: choose with --{dotted((*option.path, tag))}."
+    return ""
 
 
 def _data_path(entry: Any, values: Any) -> KeyPath:
@@ -232,6 +256,10 @@ def _reason(entry: Any) -> str:
         return re.sub(r"^(Value error|Assertion failed), ", "", entry["msg"])
     if entry["type"] == "literal_error":
         return str(entry["ctx"]["expected"])
+    if entry["type"] == "union_tag_invalid":
+        return f"{entry['ctx']['discriminator']} to be one of {entry['ctx']['expected_tags']}"
+    if entry["type"] == "union_tag_not_found":
+        return f"a table with {entry['ctx']['discriminator']}"
     message = entry["msg"].removeprefix("Input should be ")
     return re.sub(r"^(greater|less|a multiple)", r"a value \1", message) if message != entry["msg"] else message
 

@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -92,10 +92,26 @@ def describe(config: Config, usage: str, summary: str, sections: Sequence[str] =
         if name != section:
             section = name
             lines += ["", _heading(type(config), name)]
-        lines += _rows([(f"--{'.'.join(option.path)} {_metavar(option)}", _text(option, config))])
+        lines += _rows(_option_rows(option, config))
     if sections:
         lines += ["", "`trivium run --help` lists the other sections."]
     return "\n".join(lines) + "\n"
+
+
+def _option_rows(option: Option, config: Config) -> Iterator[tuple[str, str]]:
+    name = f"--{'.'.join(option.path)}"
+    tag = option.field.discriminator
+    if not isinstance(tag, str):
+        yield f"{name} {_metavar(option.field.annotation)}", _text(option, config)
+        return
+    variants = {part.model_fields[tag].default: part for part in parts_of_union(option.field.annotation)}
+    chosen = getattr(_value(option, config), tag)
+    yield f"{name}.{tag} {'|'.join(variants)}", f"{option.field.description or ''} [{chosen}]"
+    for value, variant in variants.items():
+        for part, info in variant.model_fields.items():
+            if part != tag:
+                text = f"With {value}: {info.description or ''} [{_shown(info.get_default())}]"
+                yield f"{name}.{part} {_metavar(info.annotation)}", text
 
 
 def _heading(cls: type[Config], section: str) -> str:
@@ -107,8 +123,8 @@ def _heading(cls: type[Config], section: str) -> str:
     return f"{section}: {about.strip().splitlines()[0]}" if about.strip() else section
 
 
-def _metavar(option: Option) -> str:
-    parts = parts_of_union(option.field.annotation)
+def _metavar(annotation: Any) -> str:
+    parts = parts_of_union(annotation)
     return "|".join(dict.fromkeys(_type_name(part) for part in parts))
 
 
@@ -126,10 +142,14 @@ def _type_name(annotation: Any) -> str:
 
 
 def _text(option: Option, config: Config) -> str:
+    return f"{option.field.description or ''} [{_shown(_value(option, config))}]".strip()
+
+
+def _value(option: Option, config: Config) -> Any:
     value: Any = config
     for part in option.path:
         value = getattr(value, part, None)
-    return f"{option.field.description or ''} [{_shown(value)}]".strip()
+    return value
 
 
 def _shown(value: Any) -> str:
@@ -144,10 +164,11 @@ def _shown(value: Any) -> str:
     return str(value) if value != "" else "empty"
 
 
-def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     columns = max(60, min(110, shutil.get_terminal_size().columns))
     for name, text in rows:
-        wrapped = textwrap.wrap(" ".join(text.split()), columns - WIDTH - 2) or [""]
+        words = " ".join(text.split())
+        wrapped = textwrap.wrap(words, columns - WIDTH - 2, break_long_words=False, break_on_hyphens=False) or [""]
         if len(name) > WIDTH - 4:
             yield f"  {name}"
         else:

@@ -8,13 +8,13 @@ from trivium.cli.invocation import Invocation
 
 SECTIONS = {
     "tokenizer": ("data", "tokenizer"),
-    "data": ("data", "tokenizer"),
-    "pretrain": ("data", "tokenizer", "model", "pretrain"),
-    "sft": ("sft",),
-    "collect": ("collect",),
-    "reward": ("reward",),
-    "rl": ("rl",),
-    "evaluate": ("evaluate",),
+    "data": ("data",),
+    "pretrain": ("compute", "model", "pretrain"),
+    "sft": ("compute", "sandbox", "sft"),
+    "collect": ("compute", "sandbox", "collect"),
+    "reward": ("compute", "reward"),
+    "rl": ("compute", "sandbox", "rl"),
+    "evaluate": ("compute", "sandbox", "evaluate"),
 }
 """The sections of a recipe that a stage's help lists."""
 
