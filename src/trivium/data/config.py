@@ -39,6 +39,11 @@ class SourceConfig(Config):
             value = {"kind": text} if text in BUILTIN else {"path": text}
         return value
 
+    @field_validator("path")
+    @classmethod
+    def _expand(cls, value: str) -> str:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+
     @model_validator(mode="after")
     def _has_path(self) -> "SourceConfig":
         if self.kind in BUILTIN:

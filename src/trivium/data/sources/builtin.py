@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import BuiltinFunctionType, ModuleType
 
 from trivium.data.config import SourceConfig
 from trivium.data.drops import Drops
@@ -94,7 +94,8 @@ def _docstrings(text: str, path: str) -> list[str]:
     was_enabled = gc.isenabled()
     gc.disable()  # a syntax tree is many objects and no garbage: collecting takes as long as parsing
     try:
-        found, waiting = [], [ast.parse(text, path)]
+        found: list[str] = []
+        waiting: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [ast.parse(text, path)]
         while waiting:
             node = waiting.pop()
             docstring = ast.get_docstring(node)
@@ -111,15 +112,19 @@ def _docstrings(text: str, path: str) -> list[str]:
 
 
 def _runtime_docstrings(module: ModuleType) -> Iterator[str]:
-    """Docstrings of a module written in C, each once."""
-    seen = set()
-    members = [module]
-    for value in list(vars(module).values()):
-        members.append(value)
-        if isinstance(value, type):
-            members += list(vars(value).values())
-    for member in members:
-        docstring = getattr(member, "__doc__", None)
-        if isinstance(docstring, str) and len(docstring) >= SHORTEST_DOCSTRING and docstring not in seen:
-            seen.add(docstring)
-            yield inspect.cleandoc(docstring)
+    """Docstrings of a module written in C, each once.
+
+    By name, and only of what the module itself defines: what a session put there would make the corpus, and with it
+    every fingerprint, depend on the session.
+    """
+    members: list[object] = [module]
+    for _, value in sorted(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if isinstance(value, BuiltinFunctionType):
+            members.append(value)
+        elif isinstance(value, type):
+            members += [value, *(member for _, member in sorted(vars(value).items()))]
+    docstrings = [getattr(member, "__doc__", None) for member in members]
+    long_enough = (text for text in docstrings if isinstance(text, str) and len(text) >= SHORTEST_DOCSTRING)
+    yield from map(inspect.cleandoc, dict.fromkeys(long_enough))
