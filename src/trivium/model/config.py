@@ -14,9 +14,9 @@ class ModelConfig(Config):
     """Hugging Face architecture that the weights are saved as."""
     vocab_size: int = Field(default=2048, ge=1)
     """Rows of the embedding; the tokenizer's size."""
-    n_layers: int = Field(default=6, ge=1)
+    n_layers: int = Field(default=5, ge=1)
     """Transformer blocks."""
-    d_model: int = Field(default=192, ge=1)
+    d_model: int = Field(default=160, ge=1)
     """Width of the residual stream."""
     n_heads: int = Field(default=0, ge=0)
     """Query heads; 0 takes d_model / 64, at least 1."""
@@ -40,7 +40,7 @@ class ModelConfig(Config):
     def _derive(cls, values: dict) -> dict:
         """Fill the zeros, so that a loaded config is the resolved one."""
         values = dict(values)
-        d_model = int(values.get("d_model") or 192)
+        d_model = int(values.get("d_model") or 160)
         values["n_heads"] = int(values.get("n_heads") or 0) or max(1, d_model // 64)
         values["n_kv_heads"] = int(values.get("n_kv_heads") or 0) or values["n_heads"]
         values["head_dim"] = int(values.get("head_dim") or 0) or d_model // values["n_heads"]

@@ -31,11 +31,11 @@ class CollectConfig(Config):
     """Preference file (JSONL) to import instead of sampling and judging."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad record of that file: stop, or leave it out and count it."""
-    tasks: TaskConfig = TaskConfig(count=2000)
+    tasks: TaskConfig = TaskConfig(count=6000)
     """Prompts of the first round."""
-    later_tasks: int = Field(default=600, ge=1)
+    later_tasks: int = Field(default=1500, ge=1)
     """Prompts of each later round, sampled from the policy of that time."""
-    samples: int = Field(default=6, ge=2)
+    samples: int = Field(default=4, ge=2)
     """Completions a prompt."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on a completion, in tokens."""

@@ -23,7 +23,7 @@ from trivium.training.losses import micro_losses
 class PretrainConfig(Config):
     """How M0 is trained."""
 
-    steps: int = Field(default=180, ge=1)
+    steps: int = Field(default=160, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=1)
     """Rows a step."""

@@ -1,0 +1,7 @@
+"""`python -m trivium` is `trivium`."""
+
+import sys
+
+from trivium.cli import main
+
+sys.exit(main())
