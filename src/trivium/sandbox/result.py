@@ -12,6 +12,7 @@ Reason = Literal[
     "memory",  # MemoryError, or killed near the memory limit
     "signal",  # the program's process died of a signal
     "exit",  # the program's process ended, or closed its link, before its tests did
+    "threads",  # it started more than it may
     "output",  # it wrote beyond the hard bound
     "load",  # the program raised while it was loaded, or does not compile
     "raised",  # a test raised something other than an AssertionError

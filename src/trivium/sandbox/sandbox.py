@@ -104,13 +104,14 @@ class Sandbox:
         if case is not None:  # what is kept must suffice for the comparison
             limits = replace(limits, output_bytes=max(limits.output_bytes, 2 * len(case.stdout.encode()) + 4096))
         for _ in range(2):
-            worker: Worker | None = self._take()
+            worker = self._take()
             try:
+                worker = worker or self._start(self.level)
                 outcome = worker.run(limits, source, order, None if case is None else case.stdin)
                 spent = not outcome.report["clean"] or worker.programs >= PROGRAMS_PER_WORKER
                 worker = self._replace(worker) if spent else worker
                 return compose(outcome, len(job.tests) if case is None else 1, limits, self.level)
-            except WorkerLost as error:
+            except (WorkerLost, SandboxError) as error:
                 problem = str(error)
                 worker = self._replace(worker)
             except BaseException:
@@ -185,17 +186,11 @@ class Sandbox:
         if worker is not None:
             worker.kill()
 
-    def _take(self) -> Worker:
+    def _take(self) -> Worker | None:
+        """A free worker, None for a place whose worker is yet to be started. Raises SandboxError: it is closed."""
         if self._closed:
             raise SandboxError("The sandbox is closed. Run programs inside its with block.")
-        worker = self._idle.get()
-        if worker is None:
-            try:
-                worker = self._start(self.level)
-            except BaseException:
-                self._idle.put(None)
-                raise
-        return worker
+        return self._idle.get()
 
     def _start(self, level: Level) -> Worker:
         """A worker of exactly this level. Raises SandboxError."""

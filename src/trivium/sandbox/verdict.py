@@ -114,7 +114,7 @@ def _decide(outcome: Outcome, rows: list[Row], done: bool, expected: int, limits
     kinds = {row.kind for row in rows}
     statuses = [row.test.status for row in rows]
     signals = {_signal(program), _signal(checker)}
-    if cause:
+    if cause in ("wall", "cpu"):
         return "timeout", cause
     if signal.SIGXCPU in signals:
         return "timeout", "cpu"
@@ -122,6 +122,8 @@ def _decide(outcome: Outcome, rows: list[Row], done: bool, expected: int, limits
         return "forbidden", "syscall"
     if "memory" in kinds or (_signal(program) == signal.SIGKILL and report["rss"] > 0.8 * limits.memory_bytes):
         return "memory", "memory"
+    if cause == "threads":
+        return "killed", "threads"
     if max(outcome.output_sizes) > HARD_OUTPUT_BYTES:
         return "killed", "output"
     if "exit" in kinds:

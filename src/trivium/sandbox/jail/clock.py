@@ -28,21 +28,30 @@ def _work() -> None:
         table[total & 255] = total
 
 
-class RunDelay:
-    """How long processes waited for a processor while they could have run, from the scheduler's own statistics."""
+class ProcessTable:
+    """What the kernel says about children that these processes cannot say themselves."""
 
     def __init__(self, proc: int | None) -> None:
-        """`proc` is an open directory: a /proc that knows the processes. None: delays are not known, and zero."""
+        """`proc` is an open directory: a /proc that knows the processes. None: nothing is known, and all is zero."""
         self._proc = proc
 
-    def seconds(self, pid: int) -> float:
-        """The main thread's waiting time so far."""
+    def delay(self, pid: int) -> float:
+        """Seconds for which the main thread could have run and waited for a processor."""
+        fields = self._read(pid, "schedstat").split()
+        return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+    def threads(self, pid: int) -> int:
+        """Living threads."""
+        fields = self._read(pid, "stat").rpartition(b")")[2].split()
+        return int(fields[17]) if len(fields) > 17 else 0
+
+    def _read(self, pid: int, name: str) -> bytes:
         if self._proc is None:
-            return 0.0
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            descriptor = os.open(f"{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+            return b""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
             try:
-                return int(os.read(descriptor, 100).split()[1]) / 1e9
+                return os.read(descriptor, 4096)
             finally:
                 os.close(descriptor)
-        return 0.0
+        return b""

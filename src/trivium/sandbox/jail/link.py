@@ -230,7 +230,7 @@ class Link:
             return ["h", value._handle_key]
         if callable(value):
             self._callbacks.append(value)
-            return ["f", len(self._callbacks) - 1]
+            return ["k", len(self._callbacks) - 1]
         plain = codec.plain_value(value)
         if plain is not None:
             return codec.encode(plain, self._reference, 1)
@@ -244,7 +244,7 @@ class Link:
 
     def _resolve(self, tree: list[Any]) -> Any:
         tag, key = tree[0], tree[1]
-        if tag == "f" and type(key) is int and 0 <= key < len(self._callbacks):
+        if tag == "k" and type(key) is int and 0 <= key < len(self._callbacks):
             return self._callbacks[key]
         if tag not in ("h", "m", "v") or type(key) is not int:
             raise wire.WireError("unknown tag")

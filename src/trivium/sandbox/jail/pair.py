@@ -11,24 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 from . import checker, program, syscalls
-from .clock import RunDelay
+from .clock import ProcessTable
 from .lockdown import Cage, Request
 
 TICK = 0.05  # seconds between looks at the CPU clocks
 MOST_EXTENSION = 3.0  # of the wall limit, on a machine that is too busy to run the program
+SPARE = 8  # threads beyond the limit: RLIMIT_NPROC also counts what is not the program's
 LOCK_FAILED = 70  # exit status of a child that could not be locked up
 
 
 class Pair:
     """Program and checker, locked up and waiting for source and tests on sockets that only they hold."""
 
-    def __init__(self, cage: Cage, request: Request, delays: RunDelay, null: int, descriptors: list[int]) -> None:
+    def __init__(self, cage: Cage, request: Request, table: ProcessTable, null: int, descriptors: list[int]) -> None:
         """Fork both.
 
         Args:
             cage: what they put on.
             request: their limits, as long as this machine needs them to be.
-            delays: tells how long they waited for a processor.
+            table: knows what they do not tell.
             null: an open /dev/null.
             descriptors: source socket, tests socket, stdout, stderr; closed here.
         Raises:
@@ -39,8 +40,8 @@ class Pair:
         self.request = request
         self.program = self.checker = 0
         self.watched: int | None = None
-        self._delays = delays
-        self._started = self._deadline = self._delayed = 0.0
+        self._table = table
+        self._started = self._deadline = self._next_look = self._delayed = 0.0
         try:
             self.program = _fork(cage, request, program.run, [null, output, errors, near.fileno(), source])
             self.checker = _fork(cage, request, checker.run, [null, null, null, far.fileno(), tests])
@@ -58,6 +59,7 @@ class Pair:
         """The clocks run from now on."""
         self._started = time.monotonic()
         self._deadline = self._started + self.request.wall_seconds
+        self._next_look = self._started + TICK * 0.9
         self._delayed = self._delay()
 
     @property
@@ -71,14 +73,19 @@ class Pair:
         pid, status, usage = os.wait4(self.checker, os.WNOHANG)
         if pid:
             return self._finish("", status, usage)
-        if time.monotonic() >= self._deadline and not self._extend():
+        now = time.monotonic()
+        if now >= self._deadline and not self._extend():
             return self._finish("wall", None, None)
-        if max(_cpu_clock(self.program), _cpu_clock(self.checker)) >= self.request.cpu_seconds:
-            return self._finish("cpu", None, None)
+        if now >= self._next_look:  # most programs are over before the first
+            self._next_look = now + TICK * 0.9
+            if max(_cpu_clock(self.program), _cpu_clock(self.checker)) >= self.request.cpu_seconds:
+                return self._finish("cpu", None, None)
+            if max(map(self._table.threads, (self.program, self.checker))) > self.request.threads + SPARE:
+                return self._finish("threads", None, None)  # where RLIMIT_NPROC does not hold them, as for root
         return None
 
     def _delay(self) -> float:
-        return self._delays.seconds(self.program) + self._delays.seconds(self.checker)
+        return self._table.delay(self.program) + self._table.delay(self.checker)
 
     def _extend(self) -> bool:
         """Give back the time for which the processes waited for a processor, up to a bound."""

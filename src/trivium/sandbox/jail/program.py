@@ -109,7 +109,7 @@ class Server:
     def _reference(self, value: Any) -> list[Any]:
         """A handle, with the plain value of a builtin's subclass and the truth of a match, which is always true."""
         if type(value) is Callback:
-            return ["f", value._key]
+            return ["k", value._key]
         key = self._keys.get(id(value))
         if key is None:
             key = self._keys[id(value)] = len(self._objects)
@@ -124,7 +124,7 @@ class Server:
         return codec.decode(tree, self._resolve)
 
     def _resolve(self, tree: list[Any]) -> Any:
-        return Callback(self, tree[1]) if tree[0] == "f" else self._objects[tree[1]]
+        return Callback(self, tree[1]) if tree[0] == "k" else self._objects[tree[1]]
 
 
 def _safe_text(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import sys
 from typing import Any
 
 from . import probes, wire
-from .clock import RunDelay, slowness
+from .clock import ProcessTable, slowness
 from .enclosure import Enclosure, Plan, Refused, die_with_parent, enclose
 from .lockdown import DESCRIPTORS_FROM, Request
 from .pair import Pair
@@ -45,7 +45,7 @@ class Zygote:
         self._enclosure = enclosure
         self._host = host
         self._null = null
-        self._delays = RunDelay(enclosure.proc)
+        self._table = ProcessTable(enclosure.proc)
         self.slowness = slowness()
         self._prepared: Pair | None = None
         self._running: Pair | None = None
@@ -111,7 +111,7 @@ class Zygote:
         if order == PREPARE:
             with contextlib.suppress(OSError):  # said when it is to start
                 request = Request.unpack(data[1:]).stretched(self.slowness)
-                self._prepared = Pair(self._enclosure.cage, request, self._delays, self._null, descriptors)
+                self._prepared = Pair(self._enclosure.cage, request, self._table, self._null, descriptors)
         return True
 
     def _conclude(self, pair: Pair, report: dict[str, Any]) -> None:
@@ -182,6 +182,7 @@ def main() -> None:
     plan = read_plan(control)
     sys.path[:] = plan.paths
     sys.argv[:] = [""]
+    os.environ.clear()
     if plan.level != "jailed" and host is None:
         die_with_parent()
     try:

@@ -1,0 +1,120 @@
+"""Levels are proved: what a machine lacks is simulated by a filter that refuses the calls, or by another user."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile_programs import CORPUS
+
+from conftest import Host
+from trivium.sandbox.jail import landlock, syscalls
+
+pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="Linux on x86-64 or aarch64 only")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+needs_landlock = pytest.mark.skipif(landlock.abi() == 0, reason="this kernel has no Landlock")
+SOURCE = str(Path(__file__).parents[2] / "src")
+GOOD = ["import os\ndef f(x): return x + 1", ["assert f(1) == 2"]]
+NO_NAMESPACES = ["unshare"]
+NO_LANDLOCK = ["unshare", "landlock_create_ruleset"]
+STRANGER = 54321
+
+
+def other_interpreter() -> str | None:
+    """An interpreter that any user can run; ours may lie in root's home."""
+    for name in (sys.executable, shutil.which("python3.11"), "/usr/bin/python3.11", "/usr/bin/python3"):
+        if name is None or not os.path.exists(name):
+            continue
+        check = [name, "-c", "import sys; assert sys.version_info >= (3, 11)"]
+        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+            subprocess.run(check, user=STRANGER, group=STRANGER, extra_groups=[], cwd="/", check=True)
+            return name
+    return None
+
+
+def start(interpreter: str = sys.executable, **order: object) -> dict:
+    child = Path(__file__).parent / "sandbox_child.py"
+    done = subprocess.run(
+        [interpreter, str(child), json.dumps({"jobs": [GOOD], **order})],
+        env={"PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def attacks(host: Host) -> tuple[list[list], list[frozenset[str]]]:
+    """The corpus's quick part as jobs, and the verdicts that are right."""
+    chosen = [attack for attack in CORPUS if attack.row in ("files", "network", "others", "kernel", "processes")]
+    jobs = [[host.fill(attack.program), ["assert attack() == 'refused', str(attack())"]] for attack in chosen]
+    return jobs, [attack.verdicts for attack in chosen]
+
+
+@needs_landlock
+def test_without_namespaces_it_is_isolated_and_contains_the_corpus(host: Host) -> None:
+    jobs, right = attacks(host)
+    found = start(denied=NO_NAMESPACES, jobs=[GOOD, *jobs])
+    assert found["level"] == "isolated"
+    assert any("namespaces" in finding and "Allow" in finding for finding in found["why"])
+    assert found["verdicts"][0] == "passed"
+    wrong = [job for job, verdict, good in zip(jobs, found["verdicts"][1:], right, strict=True) if verdict not in good]
+    assert not wrong, (wrong, found["tests"])
+    host.check()
+
+
+def test_without_namespaces_and_landlock_it_refuses_and_says_why() -> None:
+    error = start(denied=NO_LANDLOCK)["error"]
+    assert (
+        "'isolated'" in error and "namespaces: " in error and "Landlock: " in error and "minimum = 'limited'" in error
+    )
+
+
+def test_limited_must_be_asked_for_and_is_recorded() -> None:
+    found = start(denied=NO_LANDLOCK, minimum="limited")
+    assert found["level"] == "limited" and found["verdicts"] == ["passed"]
+    assert any("a program could read a file" in finding for finding in found["why"])
+
+
+def test_minimum_jailed_is_not_weakened() -> None:
+    assert "'jailed'" in start(denied=NO_NAMESPACES, minimum="jailed")["error"]
+
+
+def test_without_seccomp_it_refuses() -> None:
+    """A filter that refuses further filters stands for a kernel without them."""
+    assert "seccomp: " in start(denied=["seccomp"])["error"]
+
+
+@needs_root
+def test_as_an_ordinary_user(host: Host) -> None:
+    interpreter = other_interpreter()
+    if interpreter is None:
+        pytest.skip("no interpreter that another user can run")
+    jobs, right = attacks(host)
+    found = start(interpreter, user=STRANGER, jobs=[GOOD, *jobs])
+    assert found["level"] in ("jailed", "isolated") and found["verdicts"][0] == "passed"
+    wrong = [job for job, verdict, good in zip(jobs, found["verdicts"][1:], right, strict=True) if verdict not in good]
+    assert not wrong, wrong
+    host.check()
+
+
+@needs_root
+@needs_landlock
+def test_as_an_ordinary_user_without_namespaces() -> None:
+    interpreter = other_interpreter()
+    if interpreter is None:
+        pytest.skip("no interpreter that another user can run")
+    found = start(interpreter, user=STRANGER, denied=NO_NAMESPACES)
+    assert found["level"] == "isolated" and found["verdicts"] == ["passed"]
+
+
+@needs_root
+def test_without_capabilities_it_does_not_claim_more_than_it_proves() -> None:
+    """As in a container of root without CAP_SYS_ADMIN: mounts are refused although unshare is not."""
+    found = start(denied=["mount"])
+    assert found["level"] == "isolated" and any("a root of its own" in finding for finding in found["why"])

@@ -1,0 +1,169 @@
+"""Workers come and go; results stay, and nothing is left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import FAST
+from trivium.sandbox import Job, Sandbox
+from trivium.sandbox.jail import syscalls
+
+pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="looks into /proc")
+ONE = Job("def f(): return 1", ["assert f() == 1"], entry_points=["f"])
+
+
+def descendants(pid: int) -> list[int]:
+    """All living processes below `pid`."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def gone(pids: list[int], seconds: float = 10.0) -> bool:
+    """None of them is left alive within the time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_closing_leaves_nothing() -> None:
+    before = set(descendants(os.getpid()))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    mounts = Path("/proc/self/mounts").read_text()
+    with Sandbox(workers=2) as sandbox:
+        sandbox.run_many([ONE] * 4)
+        started = [pid for pid in descendants(os.getpid()) if pid not in before]
+        assert started
+    assert gone(started)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def test_killed_worker_loses_no_result() -> None:
+    """Whatever is killed while it runs, every job has its result and none is blamed on a program."""
+    before = set(descendants(os.getpid()))
+    with Sandbox(workers=2) as sandbox:
+        stop = threading.Event()
+
+        def kill_now_and_then() -> None:
+            while not stop.wait(0.15):
+                targets = [pid for pid in descendants(os.getpid()) if pid not in before]
+                if targets:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(targets[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_now_and_then)
+        killer.start()
+        try:
+            results = sandbox.run_many([ONE] * 40)
+        finally:
+            stop.set()
+            killer.join()
+        verdicts = [result.verdict for result in results]
+        assert len(verdicts) == 40 and set(verdicts) <= {"passed", "invalid"} and "passed" in verdicts
+        assert sandbox.run_job(ONE).passed
+
+
+def test_stopped_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.sandbox.worker.GRACE_SECONDS", 0.1)
+    before = set(descendants(os.getpid()))
+    with Sandbox(workers=1) as sandbox:
+        for pid in set(descendants(os.getpid())) - before:
+            os.kill(pid, signal.SIGSTOP)
+        job = Job(ONE.program, ONE.tests, limits=FAST)
+        assert sandbox.run_job(job).passed
+
+
+@pytest.mark.parametrize("program", ["time.sleep(60)", "while True: pass"])
+def test_killed_host_leaves_no_survivors(program: str) -> None:
+    child = Path(__file__).parent / "sandbox_child.py"
+    source = str(Path(__file__).parents[2] / "src")
+    process = subprocess.Popen(
+        [sys.executable, str(child), json.dumps({"wait": program})],
+        env={"PYTHONPATH": source},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    below = descendants(process.pid)
+    assert len(below) >= 3  # worker, program, checker at least
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert gone(below)
+
+
+def test_fork_of_the_host_keeps_no_worker_alive() -> None:
+    """A child of the host, as a data loader forks one, holds copies of the sockets; the workers end all the same."""
+    code = (
+        "import os, sys, time\nfrom trivium.sandbox import Sandbox\ns = Sandbox(workers=1)\n"
+        "if os.fork() == 0:\n    time.sleep(30)\nprint('ready', flush=True)\ntime.sleep(30)"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    process = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": source}, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    below = descendants(process.pid)
+    forked = [pid for pid in below if b"ready" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = [pid for pid in below if pid not in forked]
+    assert len(forked) == 1 and workers
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    try:
+        assert gone(workers)
+    finally:
+        os.kill(forked[0], signal.SIGKILL)
+
+
+def soak(programs: int) -> None:
+    jobs = [
+        ONE,
+        Job("import threading\nthreading.Thread(target=print).start()\ndef f(): return 1", ["assert f() == 1"]),
+        Job("x = bytearray(50 << 20)\ndef f(): return 1", ["assert f() == 2"]),
+        Job("import os\nopen('a', 'w').write('x')\nos._exit(1)", ["pass"]),
+    ]
+    before = set(descendants(os.getpid()))
+    with Sandbox(workers=2) as sandbox:
+        sandbox.run_many(jobs * 5)
+        counts = []
+        for _ in range(2):
+            mine = [pid for pid in descendants(os.getpid()) if pid not in before]
+            resident = max(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in mine)
+            counts.append((len(os.listdir("/proc/self/fd")), len(mine), resident))
+            if len(counts) == 1:
+                results = sandbox.run_many(jobs * (programs // len(jobs)))
+                assert [result.verdict for result in results[:4]] == ["passed", "passed", "failed", "killed"]
+                assert {result.verdict for result in results} == {"passed", "failed", "killed"}
+        (descriptors, processes, resident), after = counts
+        assert after[0] <= descriptors and after[1] <= processes + 2 and after[2] < resident + (5 << 20)
+
+
+def test_short_soak() -> None:
+    soak(200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_long_soak() -> None:
+    soak(20_000)
