@@ -41,7 +41,7 @@ class Pair:
         self.program = self.checker = 0
         self.watched: int | None = None
         self._table = table
-        self._started = self._deadline = self._next_look = self._delayed = 0.0
+        self._started = self._deadline = self._next_look = 0.0
         try:
             self.program = _fork(cage, request, program.run, [null, output, errors, near.fileno(), source])
             self.checker = _fork(cage, request, checker.run, [null, null, null, far.fileno(), tests])
@@ -60,7 +60,6 @@ class Pair:
         self._started = time.monotonic()
         self._deadline = self._started + self.request.wall_seconds
         self._next_look = self._started + TICK * 0.9
-        self._delayed = self._delay()
 
     @property
     def pause(self) -> float:
@@ -84,14 +83,11 @@ class Pair:
                 return self._finish("threads", None, None)  # where RLIMIT_NPROC does not hold them, as for root
         return None
 
-    def _delay(self) -> float:
-        return self._table.delay(self.program) + self._table.delay(self.checker)
-
     def _extend(self) -> bool:
         """Give back the time for which the processes waited for a processor, up to a bound."""
+        delay = self._table.delay(self.program) + self._table.delay(self.checker)
         most = self.request.wall_seconds * MOST_EXTENSION
-        delay = min(self._delay() - self._delayed, most)
-        self._deadline = self._started + self.request.wall_seconds + delay
+        self._deadline = self._started + self.request.wall_seconds + min(delay, most)
         return time.monotonic() < self._deadline
 
     def discard(self) -> None:
