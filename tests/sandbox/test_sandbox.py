@@ -6,7 +6,7 @@ import time
 import pytest
 
 from conftest import FAST
-from trivium.base.errors import DataError
+from trivium.base.errors import ConfigError, DataError
 from trivium.sandbox import Case, Job, Limits, Sandbox, SandboxError
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -268,6 +268,14 @@ def test_closed_sandbox_refuses() -> None:
     with pytest.raises(SandboxError, match="closed"):
         closed.run(ADD, ["pass"])
     closed.close()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"wall_seconds": 0}, {"memory_bytes": 1000}, {"threads": 0}, {"cpu_seconds": float("nan")}]
+)
+def test_limits_under_which_nothing_starts_are_refused(limits: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(limits))):
+        Limits(**limits)
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"minimum": "none"}])

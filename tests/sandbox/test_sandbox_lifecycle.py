@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import FAST
-from trivium.sandbox import Job, Sandbox
+from trivium.sandbox import Job, Limits, Sandbox, SandboxError
 from trivium.sandbox.jail import syscalls
 
 pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="looks into /proc")
@@ -134,6 +134,21 @@ def test_fork_of_the_host_keeps_no_worker_alive() -> None:
         assert gone(workers)
     finally:
         os.kill(forked[0], signal.SIGKILL)
+
+
+def test_failure_inside_the_block_waits_for_no_program() -> None:
+    started = time.monotonic()
+    job = Job("import time\ntime.sleep(60)", ["pass"], limits=Limits(wall_seconds=60))
+
+    def run() -> None:
+        with contextlib.suppress(SandboxError):
+            sandbox.run_job(job)
+
+    with pytest.raises(KeyError), Sandbox(workers=1) as sandbox:
+        threading.Thread(target=run).start()
+        time.sleep(0.5)
+        raise KeyError
+    assert time.monotonic() - started < 30
 
 
 def soak(programs: int) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from trivium.base.errors import ConfigError
+
 MIB = 1 << 20
 
 
@@ -25,4 +27,19 @@ class Limits:
     descriptors: int = 64
     """Open files and sockets."""
     threads: int = 64
-    """Threads, where the sandbox has a user id of its own to count them by."""
+    """Living threads."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError: a limit under which no program could start."""
+        least = {
+            "wall_seconds": 0.01,
+            "cpu_seconds": 0.01,
+            "memory_bytes": 64 * MIB,
+            "output_bytes": 0,
+            "file_bytes": 0,
+            "descriptors": 8,
+            "threads": 1,
+        }
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ConfigError(f"Limits.{name} is {getattr(self, name)}, expected at least {bound}.")

@@ -55,12 +55,13 @@ class Sandbox:
             raise SandboxError(f"minimum is {minimum!r}, expected one of {', '.join(LEVELS)}.")
         self._scratch_bytes = scratch_bytes
         self._minimum: Level = minimum
-        self.workers = workers
+        self.workers = self._places = workers
         self.level: Level = "limited"
         """The level in force."""
         self.why: list[Finding] = []
         """What was found while the level was proved."""
         self._closed = False
+        self._living: set[Worker] = set()
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         first = self._start_best()
         for worker in (first, *[None] * (workers - 1)):  # the others start when first needed
@@ -165,13 +166,13 @@ class Sandbox:
 
     def close(self) -> None:
         """End the workers. Programs that still run are finished first."""
-        if self._closed:
-            return
         self._closed = True
-        for _ in range(self.workers):
+        for _ in range(self._places):
             worker = self._idle.get()
             if worker is not None:
+                self._living.discard(worker)
                 worker.close()
+        self._places = 0
 
     def __enter__(self) -> Self:
         return self
@@ -179,11 +180,16 @@ class Sandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:  # Ctrl-C or a failure: no result is waited for
+            self._closed = True
+            for worker in list(self._living):
+                worker.interrupt()
         self.close()
 
     def _replace(self, worker: Worker | None) -> None:
         """End a worker; the place that it leaves is filled when it is next needed."""
         if worker is not None:
+            self._living.discard(worker)
             worker.kill()
 
     def _take(self) -> Worker | None:
@@ -202,6 +208,7 @@ class Sandbox:
         if worker.hello["through"] and level != "limited":
             worker.kill()
             raise SandboxError(f"A worker's probe got through: {', '.join(worker.hello['through'])}")
+        self._living.add(worker)
         return worker
 
     def _start_best(self) -> Worker:
@@ -223,6 +230,7 @@ class Sandbox:
                     self.why.append(Finding("probe", detail, "Report this together with the kernel's version"))
                     continue
                 self._describe(worker, level, through)
+                self._living.add(worker)
                 return worker
         reasons = "; ".join(str(finding) for finding in self.why)
         raise SandboxError(

@@ -152,6 +152,10 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def interrupt(self) -> None:
+        """End its process while another thread uses it; that one finds the worker lost."""
+        self._process.kill()
+
     def kill(self) -> None:
         """End it and all it runs, at once."""
         self._let_go()
