@@ -77,10 +77,12 @@ def report(path: Path) -> tuple[str, Page]:
 def test_complete_run_shows_everything(complete: tuple[str, Page]) -> None:
     text, page = complete
     assert "Left out" not in page.text
-    assert text.count("<svg") == 12
+    assert text.count("<svg") == 13
     for expected in (
         "66.1%, 13.8 points more than M1 (the 95% intervals do not overlap)",
+        "in 60 steps over 3 rounds", "over-optimisation in round 3: from steps 41–45 to 56–60",
         "62.0–70.0", "−0.950", "85.3% (82.0–88.0)", "41.0%", "−0.22",  # tables
+        "86.0%", "78.0–90.0", "6,000", "21–40", "highest at",  # rounds, fit
         "no user namespaces on this machine", "2 of 612 documents dropped",  # warnings
         "M0 passed 0 of 12, M1 passed 0 of 12, M2 passed 12 of 12.",
         "cost: $5 & $6", "inputs.corpus", "versions.python", "machine.cores", "c0ffee",
@@ -136,6 +138,7 @@ PARTS = [
     "evaluate/samples/answers.jsonl",
     "pretrain/metrics.jsonl",
     "rl/metrics.jsonl",
+    "rl-2/metrics.jsonl",
 ]
 
 

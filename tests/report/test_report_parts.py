@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from trivium.report.charts import rl_charts, utility_chart
-from trivium.report.plots import MAX_POINTS, Panel, Series, _moving_average, _thin, draw_curves
+from trivium.report.charts import _joined, rl_charts, utility_chart
+from trivium.report.gauge import Fit, _part, find_alarm, fit_gain
+from trivium.report.plots import MAX_POINTS, Panel, Series, _moving_average, _split, _thin, draw_curves
 from trivium.report.source import STAGES, RunData
-from trivium.report.tables import reward_model_table, story, warnings
+from trivium.report.tables import reward_model_table, rounds_table, story, warnings
 from trivium.report.values import decimal, duration, percent, percent_interval, short_count, visible
 
 
@@ -53,14 +54,102 @@ def test_summary_fills_what_rm_json_lacks() -> None:
     assert table == {"pairs, training": "10", "expected calibration error": "0.040"}
 
 
+def rl_rounds() -> dict[str, list[dict[str, float]]]:
+    """Three rounds of 4 steps, of which the second has left nothing."""
+    rows = [{"step": step, "reward/mean": step / 10, "kl/sequence": step / 100} for step in range(1, 13)]
+    return {"rl": rows[:4], "rl-10": [], "rl-3": rows[8:]}
+
+
 def test_rl_charts_without_gold_show_the_rest() -> None:
-    rows = [
-        {"step": step, "reward/mean": step / 10, "kl/sequence": step / 100, "round": step // 5} for step in range(10)
-    ]
-    charts = {chart.key: chart for chart in rl_charts(RunData(name="r", metrics={"rl": rows}))}
+    charts = {chart.key: chart for chart in rl_charts(RunData(name="r", metrics=rl_rounds()))}
     assert "pass rate" not in charts["rl-gold"].svg and "mean score" in charts["rl-gold"].svg
     assert "a new round" in charts["rl-gold"].caption
     assert charts["rl-utility"].missing
+
+
+def test_rounds_in_order_of_their_numbers() -> None:
+    lineage = {"stages": {name: {"result": {"name": name}} for name in ("rl-10", "rl-2", "rl", "rl-x", "reward")}}
+    rounds = data(lineage=lineage).rounds("rl")
+    assert [(each.number, each.result["name"]) for each in rounds] == [(1, "rl"), (2, "rl-2"), (10, "rl-10")]
+
+
+def test_rl_steps_go_on_and_those_of_the_reward_model_are_made_to() -> None:
+    rows, marks = _joined(RunData(name="r", metrics=rl_rounds()), "rl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 9, 10, 11, 12]
+    assert marks == [6.5]
+    metrics = {"reward": [{"step": 10}, {"step": 20}], "reward-2": [{"step": 1}, {"step": 8}], "reward-3": [{"step": 1}]}
+    rows, marks = _joined(RunData(name="r", metrics=metrics), "reward")
+    assert [row["step"] for row in rows] == [10, 20, 21, 28, 29]
+    assert marks == [20.5, 28.5]
+
+
+def test_lines_are_cut_where_the_scale_changes() -> None:
+    x = np.array([1.0, 2.0, 3.0, 4.0])
+    parts = [part.tolist() for part, _ in _split(x, x, [2.5, 9.0])]
+    assert parts == [[1.0, 2.0], [3.0, 4.0]]
+    panel = Panel("p", [Series("a", x.tolist(), x.tolist()), Series("b", x.tolist(), x.tolist())], cuts=[2.5])
+    assert draw_curves("key", [panel], "step").count(">a<") == 1
+
+
+def test_rounds_table_by_hand() -> None:
+    rl = [{"step": 8 + n, "reward/mean": n, "gold/mean": n / 10, "gold/n": 10, "kl/sequence": n / 8} for n in range(8)]
+    stages = {
+        "collect": {"result": {"passing": 0.5}},
+        "reward": {"result": {"accuracy": 0.8, "accuracy_ci": [0.7, 0.9], "pairs_train": 1200}},
+        "collect-2": {"result": {"imported": {}}},
+    }
+    first, second = rounds_table(RunData(name="r", lineage={"stages": stages}, metrics={"rl": rl}))
+    assert first == {
+        "round": "1", "passing": "50.0%", "pairs": "1,200", "accuracy": "80.0%", "accuracy_ci": "70.0–90.0",
+        "steps": "8–15", "proxy": "0.500 → 6.500", "gold": "5.0% → 65.0%", "kl": "0.875",
+    }  # fmt: skip
+    assert set(second.values()) == {"2", "–", ""}
+
+
+def test_rounds_table_weights_the_pass_rate_by_answers() -> None:
+    rows = [{"step": 1, "gold/mean": 1.0, "gold/n": 1}, {"step": 2, "gold/mean": 0.0, "gold/n": 3}]
+    assert _part(rows).gold == 0.25
+
+
+def falling(fall: float, answers: int, proxy: float = 0.1) -> list[dict[str, float]]:
+    """Eight steps whose pass rate is 0.6 and, in the last two, lower by `fall`."""
+    return [
+        {"step": step, "reward/mean": proxy * step, "gold/mean": 0.6 - fall * (step > 6), "gold/n": answers}
+        for step in range(1, 9)
+    ]
+
+
+def test_alarm_by_hand() -> None:
+    # Two steps of 50 answers: SE = sqrt(0.6·0.4/100 + 0.45·0.55/100) = 0.0698; 0.15 is 2.15 of it.
+    alarm = find_alarm(falling(0.15, 50))
+    assert alarm is not None
+    assert (alarm.fall, alarm.error) == pytest.approx((0.15, 0.06982), abs=1e-5)
+    assert (alarm.before.first_step, alarm.before.last_step) == (1, 2)
+    assert (alarm.after.first_step, alarm.after.last_step) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    "quiet", [falling(0.13, 50), falling(0.15, 50, proxy=-0.1), falling(-0.2, 50), falling(0.15, 0), []]
+)
+def test_no_alarm_within_the_error_or_while_the_score_falls_too(quiet: list[dict[str, float]]) -> None:
+    assert find_alarm(quiet) is None
+
+
+def test_gauge_recovers_its_own_curve() -> None:
+    truth = Fit(0.5, 0.9, 0.7)
+    distance = [index / 10 for index in range(12)]
+    fit = fit_gain([*distance, float("nan")], [*[truth.at(d) for d in distance], 1.0])
+    assert fit is not None
+    assert (fit.start, fit.a, fit.b) == pytest.approx((0.5, 0.9, 0.7), abs=1e-9)
+    assert fit.peak == pytest.approx(np.exp(0.9 / 0.7 - 1))
+    grid = np.linspace(0.01, 3, 3000)
+    assert fit.peak == pytest.approx(grid[np.argmax([truth.at(d) for d in grid])], abs=1e-3)
+
+
+def test_gauge_without_spread_or_peak() -> None:
+    assert fit_gain([0.5] * 9, [0.1 * n for n in range(9)]) is None
+    assert fit_gain([0.1, 0.2, 0.3], [1.0, 2.0, 3.0]) is None
+    assert Fit(0.0, 1.0, -0.5).peak is None
 
 
 def test_curves_survive_gaps_and_odd_labels() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trivium.report.gauge import fit_gain
 from trivium.report.plots import Panel, Series, draw_bars, draw_curves
 from trivium.report.source import RunData
 from trivium.report.values import interval, mapping, number, rows
@@ -57,37 +58,56 @@ def sft_charts(data: RunData) -> list[Chart]:
 
 
 def reward_charts(data: RunData) -> list[Chart]:
-    """Held-out accuracy and likelihood of R during training, and its calibration."""
-    metrics = data.metrics["reward"]
-    accuracy = _panel(metrics, "accuracy, held-out pairs", {"heldout/accuracy": "accuracy"})
-    nll = _panel(metrics, "negative log-likelihood, nats", {"heldout/nll": "held out", "loss": "training"})
-    caption = "Share of held-out judgements that R's scores agree with; one half is chance."
+    """Accuracy and likelihood of R during training, held out and not, over all rounds; and its calibration."""
+    metrics, marks = _joined(data, "reward")
+    accuracy = {"heldout/accuracy": "held out", "accuracy": "training"}
+    likelihood = {"heldout/nll": "held out", "ranking_nll": "training"}
+    panels = [
+        _panel(metrics, "accuracy on pairs", accuracy, cuts=marks),
+        _panel(metrics, "negative log-likelihood of a pair, nats", likelihood, cuts=marks),
+    ]
+    caption = "Share of judgements that R's scores agree with; one half is chance."
+    if marks:
+        caption += " Dotted lines: a new round, which adds pairs of the policy's own answers."
     return [
-        _curves("reward-accuracy", "Reward model in training", [accuracy, nll], data, "reward", caption=caption),
+        _curves("reward-accuracy", "Reward model in training", panels, data, "reward", marks, caption=caption),
         _calibration(data),
     ]
 
 
 def rl_charts(data: RunData) -> list[Chart]:
-    """R's score against the tests' verdict, divergence and entropy, the gauge, and the held-out utility."""
-    metrics = data.metrics["rl"]
-    marks = _round_starts(metrics)
-    proxy = _panel(metrics, "R's mean score, which PPO raises", {"reward/mean": "R"})
-    gold = _panel(metrics, "pass rate of the same answers, only measured", {"gold/mean": "gold"})
-    kl = _panel(metrics, "KL to M1, nats per answer", {"kl/sequence": "KL"}, low=0)
-    entropy = _panel(metrics, "entropy, nats per token", {"entropy": "entropy"}, low=0)
-    rounds = " Dotted lines: a new round, R refreshed." if marks else ""
+    """R's score against the tests' verdict, divergence and entropy, the gauge, the updates, the held-out utility."""
+    metrics, marks = _joined(data, "rl")
+    execution = any("reward/execution" in row for row in metrics)
+    maximised = "the tests' verdict, which PPO raises" if execution else "R's mean score, which PPO raises"
+    gold = _panel(metrics, "pass rate of these answers, only measured", {"gold/mean": "gold"})
+    distance = [
+        _panel(metrics, "KL to M1, nats per answer", {"kl/sequence": "KL"}, low=0),
+        _panel(metrics, "entropy, nats per token", {"surprisal": "entropy"}, low=0),
+    ]
+    updates = [
+        _panel(metrics, "share of clipped ratios", {"clipfrac": "clipped"}, low=0),
+        _panel(metrics, "variance of returns that the critic explains", {"explained_variance": "explained"}),
+        _panel(metrics, "length of answers, tokens", {"length/mean": "mean"}, low=0),
+    ]
+    rounds = " Dotted lines: a new round, R refreshed" if marks else ""
+    scale = f"{rounds} and its scale with it." if marks else ""
+    proxy = _panel(metrics, maximised, {"reward/mean": "reward"}, cuts=marks)
     return [
         _curves(
             "rl-gold", "R's score and the truth", [proxy, gold], data, "rl", marks,
-            caption="Where R rises and the pass rate falls, the policy exploits R." + rounds,
+            caption="Where R rises and the pass rate falls, the policy exploits R." + scale,
         ),
         _curves(
-            "rl-divergence", "Distance from M1 and entropy", [kl, entropy], data, "rl", marks,
-            caption="How far the policy has moved, and how much choice it has left." + rounds,
+            "rl-divergence", "Distance from M1 and entropy", distance, data, "rl", marks,
+            caption="How far the policy has moved, and how much choice it has left." + (rounds and rounds + "."),
         ),
-        _gauge(data, metrics),
+        _gauge(data),
         _held_out_utility(data, metrics, marks),
+        _curves(
+            "rl-updates", "Updates", updates, data, "rl", marks,
+            caption="Few ratios are clipped while steps are small; a critic below 0 is worse than a constant.",
+        ),
     ]  # fmt: skip
 
 
@@ -143,24 +163,49 @@ def _calibration(data: RunData) -> Chart:
     return Chart("reward-calibration", title, caption, draw_curves("calibration", [panel], "predicted probability"))
 
 
-def _gauge(data: RunData, metrics: Rows) -> Chart:
+def _gauge(data: RunData) -> Chart:
+    """Proxy and gold against √KL; R's scale changes with each round, so only the pass rate is fitted over all."""
     title = "Gauge: gain against distance"
-    distance = [math.sqrt(max(0.0, kl)) if math.isfinite(kl := _value(row, "kl/sequence")) else kl for row in metrics]
-    panels = [
-        Panel(name, [Series(name, distance, [_value(row, key) for row in metrics], points=True)])
-        for name, key in (("R's mean score (proxy)", "reward/mean"), ("pass rate (gold)", "gold/mean"))
-        if any(math.isfinite(_value(row, key)) and math.isfinite(d) for row, d in zip(metrics, distance, strict=True))
-    ]
+    proxies, distance, gold = [], [], []
+    rounds = data.rounds("rl")
+    for each in rounds:
+        moved = [_distance(row) for row in each.metrics]
+        label = f"round {each.number}" if len(rounds) > 1 else "R"
+        proxies.append(Series(label, moved, [_value(row, "reward/mean") for row in each.metrics], points=True))
+        distance += moved
+        gold += [_value(row, "gold/mean") for row in each.metrics]
+    series, told = [Series("pass rate", distance, gold, points=True)], ""
+    fit = fit_gain(distance, gold)
+    if fit is not None:
+        reach = max(d for d, y in zip(distance, gold, strict=True) if math.isfinite(d) and math.isfinite(y))
+        curve = [reach * index / 60 for index in range(61)]
+        series.append(Series("fit d·(a − b·ln d)", curve, [fit.at(d) for d in curve]))
+        inside = fit.peak is not None and fit.peak < reach
+        told = f" The fit is highest at {fit.peak:.2f}." if inside else " The fit has no peak within what was reached."
+    panels = [Panel("R's mean score (proxy)", proxies), Panel("pass rate (gold)", series)]
+    panels = [panel for panel in panels if any(_drawable(series) for series in panel.series)]
     if not panels:
         return Chart("rl-gauge", title, missing=_reason(data, "rl", "kl/sequence"))
-    caption = "A gold curve that bends down while the proxy still climbs is over-optimisation."
-    return Chart("rl-gauge", title, caption, draw_curves("gauge", panels, "√KL to M1"))
+    caption = "A pass rate that bends down while R's score still climbs is over-optimisation." + told
+    return Chart("rl-gauge", title, caption, draw_curves("gauge", panels, "d = √KL to M1"))
+
+
+def _distance(row: dict[str, Any]) -> float:
+    """√KL; the estimate of a KL near 0 may fall below it."""
+    kl = _value(row, "kl/sequence")
+    return math.nan if math.isnan(kl) else math.sqrt(max(0.0, kl))
+
+
+def _drawable(series: Series) -> bool:
+    return any(math.isfinite(x) and math.isfinite(y) for x, y in zip(series.x, series.y, strict=True))
 
 
 def _held_out_utility(data: RunData, metrics: Rows, marks: list[float]) -> Chart:
     labels = {"utility/total": "U", "utility/sft": "L_SFT", "utility/reward": "L_R", "utility/omega": "Ω"}
-    panel = _panel(metrics, "held-out utility and its terms", labels)
+    panel = _panel(metrics, "held-out utility and its terms", labels, cuts=marks)
     caption = "The terms unweighted; lower is better."
+    if marks:
+        caption += " L_R, and U with it, is in each round's own units of R."
     return _curves("rl-utility", "Utility while PPO runs", [panel], data, "rl", marks, caption=caption)
 
 
@@ -178,7 +223,9 @@ def _reason(data: RunData, stage: str, what: str) -> str:
     return data.problems.get(name, f"{name} holds no values for it ({what})")
 
 
-def _panel(metrics: Rows, title: str, labels: dict[str, str], low: float | None = None) -> Panel:
+def _panel(
+    metrics: Rows, title: str, labels: dict[str, str], low: float | None = None, cuts: Sequence[float] = ()
+) -> Panel:
     """A series for each key that has a value in some row."""
     series = []
     for key, label in labels.items():
@@ -186,15 +233,24 @@ def _panel(metrics: Rows, title: str, labels: dict[str, str], low: float | None 
         points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         if points:
             series.append(Series(label, [x for x, _ in points], [y for _, y in points]))
-    return Panel(title, series, low=low)
+    return Panel(title, series, low=low, cuts=cuts)
 
 
-def _round_starts(metrics: Rows) -> list[float]:
-    starts: list[float] = []
-    for before, row in zip(metrics, metrics[1:], strict=False):
-        if number(row.get("round")) is not None and row.get("round") != before.get("round", row.get("round")):
-            starts.append(_value(row, "step"))
-    return [start for start in starts if math.isfinite(start)]
+def _joined(data: RunData, stage: str) -> tuple[Rows, list[float]]:
+    """All rounds' rows with steps that go on from round to round, and where rounds meet."""
+    joined: Rows = []
+    marks: list[float] = []
+    for each in data.rounds(stage):
+        known = [row for row in each.metrics if number(row.get("step")) is not None]
+        if not known:
+            continue
+        end = _value(joined[-1], "step") if joined else 0.0
+        # RL counts its steps through; training of R starts anew each round.
+        offset = end if joined and known[0]["step"] <= end else 0.0
+        if joined:
+            marks.append((end + known[0]["step"] + offset) / 2)
+        joined += [row | {"step": row["step"] + offset} for row in known]
+    return joined, marks
 
 
 def _value(row: Any, key: str) -> float:

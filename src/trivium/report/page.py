@@ -70,6 +70,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "reward": charts.reward_charts(data),
         "rl": charts.rl_charts(data),
         "rl_rows": tables.summary_rows(data),
+        "rounds": tables.rounds_table(data),
         "answers": answers[:SHOWN_ANSWERS],
         "folded": answers[SHOWN_ANSWERS:FOLDED_ANSWERS],
         "answer_count": len(answers),

@@ -75,6 +75,8 @@ class Panel:
     high: float | None = None
     diagonal: bool = False
     """A thin line y = x, for calibration."""
+    cuts: Sequence[float] = ()
+    """x positions at which lines are broken: values before and after are on different scales."""
 
 
 def draw_curves(key: str, panels: Sequence[Panel], x_label: str, marks: Sequence[float] = ()) -> str:
@@ -154,12 +156,15 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         label = series.label if len(series.label) <= LEGEND_CHARACTERS else series.label[: LEGEND_CHARACTERS - 1] + "…"
         if series.points:
             axes.plot(x, y, MARKERS[slot], markersize=3.2, color=colour, label=label)
-        elif len(x) > SMOOTH_FROM:
-            axes.plot(*_thin(x, y), color=colour, linewidth=0.8, alpha=0.35)
-            axes.plot(*_thin(x, _moving_average(y)), color=colour, linestyle=dashes, label=label)
-        else:
-            marker = "o" if len(x) <= 12 else ""
-            axes.plot(x, y, color=colour, linestyle=dashes, marker=marker, markersize=3.2, label=label)
+            continue
+        marker = "o" if len(x) <= 12 else ""
+        for part_x, part_y in _split(x, y, panel.cuts):
+            if len(x) > SMOOTH_FROM:
+                axes.plot(*_thin(part_x, part_y), color=colour, linewidth=0.8, alpha=0.35)
+                axes.plot(*_thin(part_x, _moving_average(part_y)), color=colour, linestyle=dashes, label=label)
+            else:
+                axes.plot(part_x, part_y, color=colour, linestyle=dashes, marker=marker, markersize=3.2, label=label)
+            label = "_"  # which matplotlib leaves out of the legend
     if panel.diagonal:
         axes.axline((0, 0), slope=1, color=ROLES["faint"], linewidth=0.8)
         axes.set_xlim(panel.low, panel.high)
@@ -190,6 +195,12 @@ def _finite(series: Series) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.array(series.x, dtype=float), np.array(series.y, dtype=float)
     keep = np.isfinite(x) & np.isfinite(y)
     return x[keep], y[keep]
+
+
+def _split(x: np.ndarray, y: np.ndarray, cuts: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The pieces of a curve between the cuts; a piece without points is left out."""
+    edges = np.searchsorted(x, sorted(cuts))
+    return [part for part in zip(np.split(x, edges), np.split(y, edges), strict=True) if len(part[0])]
 
 
 def _moving_average(y: np.ndarray) -> np.ndarray:

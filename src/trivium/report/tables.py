@@ -1,8 +1,10 @@
 """The report's tables and its opening paragraph, as plain strings for the template."""
 
+from collections.abc import Callable
 from typing import Any
 
 from trivium.report.charts import MODELS, last_utility
+from trivium.report.gauge import find_alarm, parts_of_round
 from trivium.report.source import RunData
 from trivium.report.values import (
     DASH,
@@ -45,6 +47,7 @@ def model_table(data: RunData) -> list[dict[str, Any]]:
             [percent_interval(model.get("pass_at_1_ci")) for model in figures],
         ),
         row("pass@10", "one of ten does", [percent(model.get("pass_at_10")) for model in figures]),
+        row("greedy pass@1", "the likeliest answer does", [percent(m.get("greedy_pass_at_1")) for m in figures]),
         row("bits per byte", "held-out text; lower is better", [decimal(m.get("bits_per_byte")) for m in figures]),
         term("L_SFT", "L_SFT", "loss per response token, held-out answers; lower is better", "sft"),
         term("L_R", "L_R", "minus the mean normalised reward; lower is better", "reward"),
@@ -78,6 +81,49 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
     return [(name, text) for name, text in table if text != DASH]
 
 
+def rounds_table(data: RunData) -> list[dict[str, str]]:
+    """One row a round: what was compared, how good R was, and what RL made of it. Empty without any round."""
+    stages = {stage: {each.number: each for each in data.rounds(stage)} for stage in ("collect", "reward", "rl")}
+    table = []
+    for index in sorted(set().union(*stages.values())):
+        collected, reward, rl = (stages[stage].get(index) for stage in ("collect", "reward", "rl"))
+        figures = reward.result if reward else {}
+        parts = parts_of_round(rl.metrics) if rl else []
+        kl = [value for row in (rl.metrics if rl else []) if (value := number(row.get("kl/sequence"))) is not None]
+        table.append(
+            {
+                "round": str(index),
+                "passing": percent(collected.result.get("passing")) if collected else DASH,
+                "pairs": count(figures.get("pairs_train")),
+                "accuracy": percent(figures.get("accuracy")),
+                "accuracy_ci": percent_interval(figures.get("accuracy_ci")),
+                "steps": f"{parts[0].first_step}–{parts[-1].last_step}" if parts else DASH,
+                "proxy": _from_to(parts[0].proxy, parts[-1].proxy, decimal) if parts else DASH,
+                "gold": _from_to(parts[0].gold, parts[-1].gold, percent) if parts else DASH,
+                "kl": decimal(kl[-1]) if kl else DASH,
+            }
+        )
+    return table
+
+
+def alarms(data: RunData) -> list[str]:
+    """Rounds of RL in which the pass rate fell while R's score rose, each in a sentence."""
+    told = []
+    for each in data.rounds("rl"):
+        alarm = find_alarm(each.metrics)
+        if alarm is not None:
+            told.append(
+                f"over-optimisation in round {each.number}: from steps {alarm.before.first_step}–"
+                f"{alarm.before.last_step} to {alarm.after.first_step}–{alarm.after.last_step} the pass rate fell by "
+                f"{100 * alarm.fall:.1f} points (standard error {100 * alarm.error:.1f}) while R's score rose"
+            )
+    return told
+
+
+def _from_to(before: float | None, after: float | None, shown: Callable[[Any], str]) -> str:
+    return DASH if before is None and after is None else f"{shown(before)} → {shown(after)}"
+
+
 def story(data: RunData) -> list[str]:
     """What happened, in a few sentences that only say what the run directory shows."""
     models = {model: mapping(mapping(data.summary.get("models")).get(model)) for model in MODELS}
@@ -98,7 +144,8 @@ def warnings(data: RunData) -> list[tuple[str, str]]:
         recorded = [manifest.get("warnings"), mapping(manifest.get("result")).get("warnings")]
         texts = [text for part in recorded if isinstance(part, list) for text in part]
         found += [(stage, scalar(text)) for text in dict.fromkeys(map(scalar, texts))]
-    found += [("report", reason) for reason in data.problems.values() if not reason.endswith("is missing")]
+    found += [("rl", alarm) for alarm in alarms(data)]
+    found += [("report", reason) for name, reason in data.problems.items() if _is_untold(data, name, reason)]
     for model, row in last_utility(data).items():
         parts = [number(row.get(key)) for key in ("alpha", "sft", "beta", "reward", "gamma", "omega", "total")]
         if None in parts:
@@ -107,6 +154,13 @@ def warnings(data: RunData) -> list[tuple[str, str]]:
         if abs(alpha * sft + beta * reward + gamma * omega - total) > SMALL_DIFFERENCE * max(1.0, abs(total)):
             found.append(("report", f"U of {model} in utility.jsonl is not the sum of its weighted terms"))
     return found
+
+
+def _is_untold(data: RunData, name: str, reason: str) -> bool:
+    """Sections name the files that they lack, but where other rounds fill a section, none would tell."""
+    stage = name.removesuffix("/metrics.jsonl").split("-")[0]
+    others = stage in ("reward", "rl") and any(each.metrics for each in data.rounds(stage))
+    return others or not reason.endswith("is missing")
 
 
 def stage_table(data: RunData) -> list[dict[str, Any]]:
@@ -206,6 +260,8 @@ def _reinforcement(data: RunData, models: dict[str, dict[str, Any]]) -> str:
     algorithm = scalar(rl.get("algorithm") or "reinforcement learning")
     algorithm = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}.get(algorithm.lower(), algorithm)
     steps = f" in {count(rl.get('steps'))} steps" if number(rl.get("steps")) is not None else ""
+    if (rounds := number(rl.get("rounds"))) is not None and rounds > 1:
+        steps += f" over {count(rounds)} rounds"
     text = f"{algorithm} made M2{steps}: {percent(after)}"
     if before is not None:
         text += f", {abs(100 * (after - before)):.1f} points {'more' if after >= before else 'fewer'} than M1"
