@@ -59,15 +59,17 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
 def format_summary(summary: dict[str, Any]) -> str:
     """The pipeline's result as text: the table of models, then what the other parts have to say."""
     lines: list[str] = []
-    if models := summary.get("models"):
-        lines += _model_table(models)
-    for part in ("reward_model", "rl"):
-        if values := summary.get(part):
-            lines += ["", f"{part.replace('_', ' ')}: {_values(values)}"]
-    rest = {key: value for key, value in summary.items() if key not in ("models", "reward_model", "rl")}
-    if rest:
-        lines += ["", _values(rest)] if lines else [_values(rest)]
-    return "\n".join(lines) + "\n" if lines else ""
+    plain: dict[str, Any] = {}
+    for name, value in summary.items():
+        if name == "models":
+            lines += [*_model_table(value), ""]
+        elif isinstance(value, dict):
+            lines.append(f"{name.replace('_', ' ')}: {_values(value)}")
+        else:
+            plain[name] = value
+    if plain:
+        lines.append(_values(plain))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _model_table(models: dict[str, dict[str, Any]]) -> list[str]:
@@ -90,12 +92,16 @@ def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _values(values: dict[str, Any]) -> str:
+def _values(values: dict[str, Any], above: str = "") -> str:
     from trivium.base.log import format_number
 
     parts = []
     for key, value in values.items():
-        if isinstance(value, list):
-            value = " - ".join(format_number(item) for item in value)
-        parts.append(f"{key.replace('_', ' ')} {format_number(value)}")
+        name = above + key.replace("_", " ")
+        if isinstance(value, dict):
+            parts.append(_values(value, f"{name} "))
+        elif isinstance(value, list):
+            parts.append(f"{name} {' - '.join(format_number(item) for item in value)}")
+        else:
+            parts.append(f"{name} {'-' if value is None else format_number(value)}")
     return "  ".join(parts)
