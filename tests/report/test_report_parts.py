@@ -77,7 +77,11 @@ def test_rl_steps_go_on_and_those_of_the_reward_model_are_made_to() -> None:
     rows, marks = _joined(RunData(name="r", metrics=rl_rounds()), "rl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 9, 10, 11, 12]
     assert marks == [6.5]
-    metrics = {"reward": [{"step": 10}, {"step": 20}], "reward-2": [{"step": 1}, {"step": 8}], "reward-3": [{"step": 1}]}
+    metrics = {
+        "reward": [{"step": 10}, {"step": 20}],
+        "reward-2": [{"step": 1}, {"step": 8}],
+        "reward-3": [{"step": 1}],
+    }
     rows, marks = _joined(RunData(name="r", metrics=metrics), "reward")
     assert [row["step"] for row in rows] == [10, 20, 21, 28, 29]
     assert marks == [20.5, 28.5]

@@ -1,6 +1,7 @@
 """Curves and bars as inline SVG that takes its colours from the page, so that one drawing serves light and dark."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ def draw_curves(key: str, panels: Sequence[Panel], x_label: str, marks: Sequence
         marks: x positions of thin vertical lines (starts of rounds).
     """
     import matplotlib
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context(RC):
         figure = _figure(1.0 + 1.55 * len(panels) if len(panels) > 1 else 2.7)
@@ -96,6 +98,8 @@ def draw_curves(key: str, panels: Sequence[Panel], x_label: str, marks: Sequence
             for mark in marks:
                 axes.axvline(mark, color=ROLES["faint"], linewidth=0.8, linestyle=DASHES[2])
         grid[-1, 0].set_xlabel(x_label)
+        if x_label == "step":
+            grid[-1, 0].xaxis.set_major_locator(MaxNLocator(7, integer=True))
         return _svg(figure, key)
 
 
@@ -168,7 +172,14 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     if panel.diagonal:
         axes.axline((0, 0), slope=1, color=ROLES["faint"], linewidth=0.8)
         axes.set_xlim(panel.low, panel.high)
-    axes.set_ylim(panel.low, panel.high)
+    low = panel.low
+    if low is not None and panel.high is None:
+        # An axis from zero has room above the highest point, and below zero where estimates fall there.
+        bottom, top = axes.dataLim.intervaly
+        low, high = min(low, bottom), top + 0.05 * (top - min(low, bottom))
+        axes.set_ylim(low, high if math.isfinite(high) and high > low else None)
+    else:
+        axes.set_ylim(low, panel.high)
     _dress(axes, panel.title, legend=len(panel.series) > 1)
 
 
