@@ -97,6 +97,7 @@ class Worker:
         if "broken" in report:
             raise WorkerLost(report["broken"])
         self.programs += 1
+        report["wall"] = exchange.ended - exchange.started
         stdout, stderr = map(bytes, exchange.kept)
         outcome = Outcome(report, bytes(exchange.frames), stdout, stderr, exchange.sizes)
         problem = broken(outcome)
@@ -186,6 +187,7 @@ class _Exchange:
         self._open: set[int] = set()
         self._poll = select.poll()
         self.frames = bytearray()
+        self.started = self.ended = time.monotonic()
         self.kept = (bytearray(), bytearray())
         self.sizes = [0, 0]
 
@@ -246,6 +248,8 @@ class _Exchange:
             return json.loads(self._report[4:]) if len(self._report) == size + 4 else None
         if not data:
             self._forget(descriptor)
+            if descriptor == self._tests:  # the checker has ended
+                self.ended = time.monotonic()
         elif descriptor == self._tests:
             self.frames += data
             if len(self.frames) > MAX_FRAMES:  # tests that write to the checker's descriptor

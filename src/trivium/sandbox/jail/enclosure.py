@@ -76,7 +76,10 @@ def enclose(plan: Plan, control: socket.socket) -> Enclosure:
     if not jailed and os.path.isdir("/proc/self"):
         enclosure.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     before = OWN_PROCESSES if counted_alone else _processes() + SLACK
-    enclosure.cage = Cage(os.getpid(), restrict, child_filter, before)
+    dying = None
+    if syscalls.SUPPORTED:
+        dying = syscalls.prepare("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    enclosure.cage = Cage(os.getpid(), restrict, child_filter, before, dying)
     return enclosure
 
 

@@ -3,14 +3,17 @@
 import math
 import os
 import resource
-import signal
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from . import seccomp, syscalls
+from . import seccomp
 
 DESCRIPTORS_FROM = 10  # the worker's own descriptors lie here and above, so that targets below never collide
+
+
+Bounds = list[tuple[int, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,23 @@ class Request:
             self.threads,
         )
 
+    def limits(self, processes_before: int) -> Bounds:
+        """Arguments for `setrlimit`; the exact time limits are kept by the worker.
+
+        Args:
+            processes_before: what already counts against this user's RLIMIT_NPROC.
+        """
+        soft = math.ceil(self.cpu_seconds) + 1
+        bounds = [
+            bounded(resource.RLIMIT_CPU, soft, soft + 2),  # the soft limit's SIGXCPU names the cause
+            bounded(resource.RLIMIT_FSIZE, self.file_bytes),
+            bounded(resource.RLIMIT_NOFILE, self.descriptors),
+            bounded(resource.RLIMIT_NPROC, processes_before + self.threads),  # threads count as processes
+        ]
+        if sys.platform != "darwin":  # which refuses it
+            bounds.append(bounded(resource.RLIMIT_AS, self.memory_bytes))
+        return bounds
+
     def stretched(self, factor: float) -> "Request":
         """The same limits with times longer by the factor."""
         return replace(self, wall_seconds=self.wall_seconds * factor, cpu_seconds=self.cpu_seconds * factor)
@@ -60,19 +80,22 @@ class Cage:
     filter: seccomp.ChildFilter | None
     processes_before: int
     """What already counts against this user's RLIMIT_NPROC."""
+    die_with_parent: Callable[[], int] | None = None
+    """Has the kernel kill the caller when the worker ends."""
 
-    def lock(self, descriptors: list[int], request: Request) -> None:
+    def lock(self, descriptors: list[int], limits: Bounds) -> None:
         """Keep only the descriptors, as 0, 1, 2, ...; limit and confine the calling process for good.
 
         Args:
             descriptors: become 0, 1, ... in this order; every other one is closed.
-            request: the program's limits.
+            limits: from `Request.limits`; computed before the fork, as every page that a child writes to is copied.
         Raises:
             OSError: a layer was refused; the caller must then exit without running anything.
         """
-        set_limits(request, self.processes_before)
-        if syscalls.SUPPORTED:
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        for kind, bounds in limits:
+            resource.setrlimit(kind, bounds)
+        if self.die_with_parent is not None:
+            self.die_with_parent()
             if os.getppid() != self.parent:  # it has died already
                 raise OSError("the worker is gone")
         if self.restrict is not None:
@@ -84,28 +107,18 @@ class Cage:
             self.filter.install(os.getpid())
 
 
-def set_limits(request: Request, processes_before: int) -> None:
-    """Resource limits of the calling process; the exact time limits are kept by the worker."""
-    soft = math.ceil(request.cpu_seconds) + 1
-    _lower(resource.RLIMIT_CPU, soft, soft + 2)  # the soft limit's SIGXCPU names the cause
-    _lower(resource.RLIMIT_AS, request.memory_bytes)
-    _lower(resource.RLIMIT_FSIZE, request.file_bytes)
-    _lower(resource.RLIMIT_NOFILE, request.descriptors)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_MEMLOCK, 0)
-    _lower(resource.RLIMIT_NPROC, processes_before + request.threads)  # threads count as processes
-    if hasattr(resource, "RLIMIT_MSGQUEUE"):
-        _lower(resource.RLIMIT_MSGQUEUE, 0)
-        _lower(resource.RLIMIT_SIGPENDING, 64)
-
-
-def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+def bounded(kind: int, soft: int, hard: int | None = None) -> tuple[int, tuple[int, int]]:
+    """Arguments for `setrlimit` that stay below the present hard limit."""
     _, ceiling = resource.getrlimit(kind)
     hard = soft if hard is None else hard
     if ceiling != resource.RLIM_INFINITY:
         soft, hard = min(soft, ceiling), min(hard, ceiling)
-    try:
-        resource.setrlimit(kind, (soft, hard))
-    except (OSError, ValueError):
-        if kind != resource.RLIMIT_AS or os.uname().sysname == "Linux":
-            raise  # macOS alone refuses RLIMIT_AS
+    return kind, (soft, hard)
+
+
+def limit_worker() -> None:
+    """The limits that worker and programs share."""
+    for name, bound in (("CORE", 0), ("MEMLOCK", 0), ("MSGQUEUE", 0), ("SIGPENDING", 64)):
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        if kind is not None:
+            resource.setrlimit(*bounded(kind, bound))

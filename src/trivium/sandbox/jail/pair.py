@@ -12,7 +12,7 @@ from typing import Any
 
 from . import checker, program, syscalls
 from .clock import ProcessTable
-from .lockdown import Cage, Request
+from .lockdown import Bounds, Cage, Request
 
 TICK = 0.05  # seconds between looks at the CPU clocks
 MOST_EXTENSION = 3.0  # of the wall limit, on a machine that is too busy to run the program
@@ -43,8 +43,9 @@ class Pair:
         self._table = table
         self._started = self._deadline = self._next_look = 0.0
         try:
-            self.program = _fork(cage, request, program.run, [null, output, errors, near.fileno(), source])
-            self.checker = _fork(cage, request, checker.run, [null, null, null, far.fileno(), tests])
+            limits = request.limits(cage.processes_before)
+            self.program = _fork(cage, limits, program.run, [null, output, errors, near.fileno(), source])
+            self.checker = _fork(cage, limits, checker.run, [null, null, null, far.fileno(), tests])
             self.watched = _open_pidfd(self.checker)
         except OSError:
             self.discard()
@@ -114,7 +115,6 @@ class Pair:
         used = (program_usage, usage)
         return {
             "cause": cause,
-            "wall": time.monotonic() - self._started,
             "cpu": sum(each.ru_utime + each.ru_stime for each in used),
             "rss": program_usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             "program": program_status,
@@ -122,12 +122,12 @@ class Pair:
         }
 
 
-def _fork(cage: Cage, request: Request, entry: Callable[[int, int], None], descriptors: list[int]) -> int:
+def _fork(cage: Cage, limits: Bounds, entry: Callable[[int, int], None], descriptors: list[int]) -> int:
     """A child that locks itself up and runs the entry with its descriptors 3 and 4."""
     pid = syscalls.fork()
     if pid == 0:
         try:
-            cage.lock(descriptors, request)
+            cage.lock(descriptors, limits)
             entry(3, 4)
         finally:
             os._exit(LOCK_FAILED)
