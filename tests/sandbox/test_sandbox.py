@@ -4,8 +4,8 @@ import threading
 import time
 
 import pytest
+from sandbox_host import FAST
 
-from conftest import FAST
 from trivium.base.errors import ConfigError, DataError
 from trivium.sandbox import Case, Job, Limits, Sandbox, SandboxError
 

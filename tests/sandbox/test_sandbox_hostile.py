@@ -2,8 +2,8 @@
 
 import pytest
 from hostile_programs import CORPUS, Attack
+from sandbox_host import FAST, Host
 
-from conftest import FAST, Host
 from trivium.sandbox import Job, Sandbox
 
 TESTS = ["assert attack() == 'refused'"]

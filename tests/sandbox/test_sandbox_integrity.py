@@ -1,8 +1,8 @@
 """No wrong program earns a pass, whatever it does to the processes, the wire or the values."""
 
 import pytest
+from sandbox_host import FAST
 
-from conftest import FAST
 from trivium.sandbox import Case, Sandbox
 
 # Each of these would pass where program and tests share an interpreter, or believe what the program says.

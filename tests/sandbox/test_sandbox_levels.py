@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from hostile_programs import CORPUS
+from sandbox_host import Host
 
-from conftest import Host
 from trivium.sandbox.jail import landlock, syscalls
 
 pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="Linux on x86-64 or aarch64 only")

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from sandbox_host import FAST
 
-from conftest import FAST
 from trivium.sandbox import Job, Limits, Sandbox, SandboxError
 from trivium.sandbox.jail import syscalls
 
