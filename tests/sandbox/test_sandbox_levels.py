@@ -68,6 +68,16 @@ def test_without_namespaces_it_is_isolated_and_contains_the_corpus(host: Host) -
     host.check()
 
 
+@needs_root
+def test_without_landlock_it_is_jailed_and_contains_the_corpus(host: Host) -> None:
+    jobs, right = attacks(host)
+    found = start(denied=["landlock_create_ruleset"], jobs=[GOOD, *jobs])
+    assert found["level"] == "jailed" and found["verdicts"][0] == "passed" and "Landlock: missing" in found["why"]
+    wrong = [job for job, verdict, good in zip(jobs, found["verdicts"][1:], right, strict=True) if verdict not in good]
+    assert not wrong, wrong
+    host.check()
+
+
 def test_without_namespaces_and_landlock_it_refuses_and_says_why() -> None:
     error = start(denied=NO_LANDLOCK)["error"]
     assert (
