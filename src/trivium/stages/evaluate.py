@@ -33,7 +33,7 @@ from trivium.tokenizer import Tokenizer
 class EvaluateConfig(Config):
     """What is measured."""
 
-    tasks: TaskConfig = TaskConfig(count=300)
+    tasks: TaskConfig = TaskConfig(count=250)
     """Held-out tasks for pass@k and U; a file's tasks are taken as they are."""
     samples: int = Field(default=10, ge=1)
     """Answers a task, sampled at `temperature`; at least 10 for pass@10."""
@@ -41,7 +41,7 @@ class EvaluateConfig(Config):
     """Of sampling."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on an answer, in tokens."""
-    utility_prompts: int = Field(default=256, ge=2)
+    utility_prompts: int = Field(default=200, ge=2)
     """Prompts, of the same tasks, on whose answers L_R and Ω are measured; all answers of each count."""
     seq_len: int = Field(default=128, ge=2)
     """Tokens a row of held-out documents."""

@@ -12,7 +12,7 @@ from trivium.base.errors import Interrupted, RunDirError
 from trivium.base.files import write_json
 from trivium.base.fingerprint import fingerprint_modules, fingerprint_path
 from trivium.base.log import format_duration, say, warn
-from trivium.base.machine import bf16_speedup, tune_allocator
+from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
 from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 
@@ -114,6 +114,7 @@ def perform(
     except BaseException:
         close_stage(stage, "failed")
         raise
+    release_memory()
     manifest = close_stage(stage, "done", result, outputs=outputs)
     say(f"{name}: done in {format_duration(manifest.wall_seconds)}")
     return result
