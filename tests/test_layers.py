@@ -18,7 +18,8 @@ LAYERS = [
     {"rl", "preferences", "evaluation"},
     {"stages"},
     {"serving", "report"},
-    {"cli"},
+    {"cli", "front"},
+    {"__main__"},
 ]
 LEVEL = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 
@@ -51,7 +52,7 @@ def modules() -> list[Path]:
 def part_of(path: Path) -> str:
     """The name in `LEVEL` that a module belongs to; "" for the front door, which sees everything."""
     first = path.relative_to(ROOT).parts[0]
-    return "" if first == "__init__.py" else first.removesuffix(".py")
+    return "" if first in ("__init__.py", "__main__.py", "front.py") else first.removesuffix(".py")
 
 
 def imported(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
