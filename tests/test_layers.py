@@ -21,7 +21,7 @@ LAYERS = [
     {"cli", "front"},
     {"__main__"},
 ]
-LEVEL = {part: number for number, layer in enumerate(LAYERS) for part in layer}
+LEVEL = {part: number for number, layer in enumerate(LAYERS) for part in layer} | {"__version__": -1}
 
 CORE = {
     "jinja2",

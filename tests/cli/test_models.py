@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from trivium import load_weights
 from trivium.cli import main
 from trivium.model import Decoder, ModelConfig, load_model, save_model
 from trivium.tokenizer import Tokenizer
@@ -43,6 +44,13 @@ def test_generate_is_a_function_of_prompt_seed_and_sample(folder: Path, capsys: 
     (alone,) = json.loads(out(capsys, *call, "--n", 1, "--seed", 5))
     assert alone["text"] == answers[0]["text"] and alone["logprob"] == pytest.approx(answers[0]["logprob"], abs=1e-4)
     assert json.loads(out(capsys, *call, "--n", 1, "--seed", 6))[0]["text"] != answers[0]["text"]
+
+
+def test_generate_agrees_with_the_python_front_door(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("generate", folder, "def f(x):", "--max-new-tokens", 8, "--n", 2, "--seed", 3, "--json")
+    answers = json.loads(out(capsys, *call))
+    responses = load_weights(folder).generate(["def f(x):"] * 2, max_new_tokens=8, seed=3)
+    assert [answer["text"] for answer in answers] == [response.text for response in responses]
 
 
 def test_generate_streams_what_it_returns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,7 @@ class Talk:
         """Send a message or a text to complete, and stream the answer."""
         from trivium.base.errors import InputError
         from trivium.base.log import warn
+        from trivium.base.seeding import derive_seed
         from trivium.records import Message
 
         self.messages.append(Message(role="user", content=text))
@@ -81,8 +82,7 @@ class Talk:
             ids = self._fit() if self.turns else self.completer.encode_prompt(text + "\n")
             (answer,) = self.completer.answer(
                 [ids],
-                [self.count],
-                seed=self.seed,
+                [derive_seed(self.seed, "chat", self.count)],
                 temperature=self.temperature,
                 max_new_tokens=self.max_new_tokens,
                 on_text=_write,

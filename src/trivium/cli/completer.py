@@ -1,5 +1,6 @@
 """A model directory made ready to answer: text in, text out, over the one sampling engine."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from trivium.generation import generate
 from trivium.model import Decoder, load_model
 from trivium.records import Message
 from trivium.tokenizer import Tokenizer, chat
-from trivium.tokenizer.special import CHAT_TEMPLATE, END_OF_TURN
+from trivium.tokenizer.special import CHAT_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,27 @@ class Completer:
     def answer(
         self,
         prompts: Sequence[Sequence[int]],
-        names: Sequence[str | int],
+        seeds: Sequence[int],
         *,
-        seed: int,
         temperature: float,
         max_new_tokens: int,
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
-        """One answer a prompt; each a function of the model, its prompt, its name and the seed.
+        """One answer a prompt; each a function of the model, its prompt and its seed.
 
         Args:
             prompts: token ids.
-            names: tells samples of one prompt apart.
+            seeds: one a prompt.
             on_text: called with the text as it grows, for a single prompt.
         """
-        stream = TextStream(self.tokenizer, self._stops, on_text) if on_text and len(prompts) == 1 else None
+        stops = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
+        stream = TextStream(self.tokenizer, stops, on_text) if on_text and len(prompts) == 1 else None
         samples = generate(
             self.model,
             prompts,
-            seeds=[derive_seed(seed, "generate", *ids, name) for ids, name in zip(prompts, names, strict=True)],
+            seeds=seeds,
             max_new_tokens=max_new_tokens,
-            stop_ids=self._stops,
+            stop_ids=stops,
             temperature=temperature,
             on_token=stream,
         )
@@ -87,12 +88,15 @@ class Completer:
             for text, sample in zip(texts, samples, strict=True)
         ]
 
-    @property
-    def _stops(self) -> list[int]:
-        stops = set() if self.tokenizer.eos_id is None else {self.tokenizer.eos_id}
-        if self.tokenizer.config.get("chat_template") == CHAT_TEMPLATE:
-            stops.add(self.tokenizer.token_id(END_OF_TURN))
-        return sorted(stops)
+
+def sample_seeds(prompts: Sequence[str], seed: int) -> list[int]:
+    """The seeds that `TransformerModel.generate` gives to the same prompts, so that both give the same answers."""
+    seen: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        seeds.append(derive_seed(seed, "generate", prompt, seen[prompt]))
+        seen[prompt] += 1
+    return seeds
 
 
 class TextStream:

@@ -17,7 +17,7 @@ def run(invocation: Invocation) -> int:
     prompts = _prompts(options)
 
     from trivium.base.log import format_number, route_warnings, say
-    from trivium.cli.completer import Completer
+    from trivium.cli.completer import Completer, sample_seeds
 
     route_warnings()
     completer = Completer(options.model)
@@ -29,25 +29,22 @@ def run(invocation: Invocation) -> int:
         echo.clear()
 
     began = time.perf_counter()
+    asked = [prompt for prompt in prompts for _ in range(options.n)]
     answers = completer.answer(
-        [ids for prompt in prompts for ids in [completer.encode_prompt(prompt)] * options.n],
-        [index for _ in prompts for index in range(options.n)],
-        seed=options.seed,
+        [completer.encode_prompt(prompt) for prompt in asked],
+        sample_seeds(asked, options.seed),
         temperature=options.temperature,
         max_new_tokens=options.max_new_tokens,
         on_text=show if single else None,
     )
     seconds = time.perf_counter() - began
-    pairs = [
-        (prompt, answer) for prompt, group in zip(prompts, _groups(answers, options.n), strict=True) for answer in group
-    ]
     if options.json:
-        print_json([{"prompt": prompt, **asdict(answer)} for prompt, answer in pairs])
+        print_json([{"prompt": prompt, **asdict(answer)} for prompt, answer in zip(asked, answers, strict=True)])
     elif single:
         show("\n")
     else:
-        for number, (prompt, answer) in enumerate(pairs, start=1):
-            _write(f"--- {number} of {len(pairs)} ({answer.finish})\n{prompt}{answer.text}\n")
+        for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True), start=1):
+            _write(f"--- {number} of {len(asked)} ({answer.finish})\n{prompt}{answer.text}\n")
     tokens = sum(answer.tokens for answer in answers)
     cut = sum(answer.finish == "length" for answer in answers)
     note = f", {cut} cut at their cap" if cut else ""
@@ -97,10 +94,6 @@ def _prompts(options: Namespace) -> list[str]:
     if not prompts:
         raise InputError("there is no prompt on standard input. Write one a line.")
     return prompts
-
-
-def _groups(answers: list, size: int) -> list[list]:
-    return [answers[start : start + size] for start in range(0, len(answers), size)]
 
 
 def _write(text: str) -> None:

@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     if name == "--version":
-        from importlib.metadata import version
+        from trivium import __version__
 
-        print(f"trivium {version('trivium')}")
+        print(f"trivium {__version__}")
         return 0
     if name not in COMMANDS:
         print(f"trivium: there is no command {name!r}. {_suggestion(name)}", file=sys.stderr)

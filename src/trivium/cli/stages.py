@@ -49,6 +49,11 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     invocation.directory = recipe.directory
     invocation.resumable = True
     summary = run_pipeline(recipe, only=only, force=arguments.force)
+    if only is None:
+        from trivium.base.log import say
+        from trivium.report import write_report
+
+        say(f"report: {write_report(recipe.directory)}")
     if "models" in summary:
         from trivium.base.log import say
         from trivium.report import write_report
