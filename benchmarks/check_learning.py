@@ -10,6 +10,7 @@ PPO against the last reward model for many steps, which shows over-optimisation.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,17 +60,27 @@ def row(summary: dict[str, Any]) -> str:
     return "| " + " | ".join([*cells, f"{summary['wall_seconds']:.0f}"]) + " |"
 
 
-def control(seed: int, base: str, runs: str) -> float | None:
-    """Sampled pass@1, during training's last evaluation, of M1 trained from random weights."""
-    arguments = ["--seed", str(seed), "--name", f"{base}-control", "--runs_dir", runs]
-    for stage in ("tokenizer", "data", "pretrain"):
-        extra = ["--pretrain.steps", "1"] if stage == "pretrain" else ["--pretrain.steps", "1"]
-        trivium(stage, *arguments, *extra)
-    flags = ["--pretrain.steps", "1", "--sft.init", "random", "--sft.eval_tasks", "300"]
-    trivium("sft", *arguments, *flags)
-    path = Path(runs) / f"{base}-control" / "sft" / "metrics.jsonl"
-    last = json.loads(path.read_text().splitlines()[-1])
-    return last.get("val/pass_at_1")
+def control(seed: int, name: str, runs: str) -> float:
+    """Sampled pass@1 on held-out tasks of M1 trained from random weights, all else equal."""
+    trivium(
+        *("sft", "--seed", str(seed), "--name", f"{name}-control", "--runs_dir", runs),
+        *("--sft.parent", f"{runs}/{name}/M0", "--sft.init", "random", "--sft.eval_tasks", "300"),
+    )
+    rows = (Path(runs) / f"{name}-control" / "sft" / "metrics.jsonl").read_text().splitlines()
+    return json.loads(rows[-1])["val/pass_at_1"]
+
+
+def continued(seed: int, name: str, runs: str, label: str, *flags: str) -> list[dict[str, float]]:
+    """RL anew from M1 against the first round's R in a copy of the run; the figures of every step."""
+    source, target = Path(runs) / name, Path(runs) / f"{name}-{label}"
+    if not target.exists():
+        left_out = shutil.ignore_patterns("rl*", "collect-*", "reward-*", "evaluate", "R", "M2")
+        shutil.copytree(source, target, ignore=left_out)
+        shutil.copytree(source / "reward" / "model", target / "R")
+    trivium("rl", "--seed", str(seed), "--name", target.name, "--runs_dir", runs, "--rl.rounds", "1", *flags)
+    keys = ("step", "reward/mean", "gold/mean", "kl/sequence", "surprisal")
+    rows = map(json.loads, (target / "rl" / "metrics.jsonl").read_text().splitlines())
+    return [{key: values[key] for key in keys if key in values} for values in rows]
 
 
 def main() -> int:
@@ -92,11 +103,9 @@ def main() -> int:
         if options.control:
             record.setdefault("control_pass_at_1", {})[seed] = control(seed, name, options.runs_dir)
         if options.overlong:
-            flags = ["--rl.rounds", "1", "--rl.steps", "80", "--collect.tasks.count", "1000"]
-            long_run = trivium(
-                "run", "--seed", str(seed), "--name", f"{name}-long", "--runs_dir", options.runs_dir, *flags
-            )
-            record.setdefault("overlong", {})[seed] = long_run
+            flags = ["--rl.steps", "80", "--rl.learner.alpha", "0", "--rl.gold_responses", "128"]
+            steps = continued(seed, name, options.runs_dir, "overlong", *flags)
+            record.setdefault("overlong", {})[seed] = steps
     (Path(options.runs_dir) / "learning.json").write_text(json.dumps(record, indent=2) + "\n")
     print("\n| seed | M0 | M1 | M2 | M1 greedy | M2 greedy | R accuracy | KL | seconds |\n|" + "---|" * 9)
     print("\n".join(lines))
