@@ -120,6 +120,9 @@ def open_stage(
         manifest = Manifest(**identity, status="running", fingerprint=wanted, parents=parents, started=now)
         decision: Decision = "fresh"
     else:
+        if manifest.fingerprint != wanted and manifest.status == "failed" and not any(stage.checkpoints.glob("*")):
+            _wipe(stage)  # nothing was achieved that a corrected recipe or file would overwrite
+            return open_stage(stage, config=config, inputs=inputs, code=code, seed=seed, parents=parents, force=False)
         if manifest.fingerprint != wanted:
             raise RunDirError(_difference_message(stage, manifest, identity))
         if manifest.status == "done" and _outputs_whole(stage, manifest):
@@ -182,7 +185,7 @@ def _write(stage: StageDir, manifest: Manifest) -> None:
 
 def _wipe(stage: StageDir) -> None:
     if stage.path.exists():
-        log.warning("--force: deleting %s and starting the stage again", stage.path)
+        log.warning("deleting %s and starting the stage again", stage.path)
         shutil.rmtree(stage.path)
 
 

@@ -65,7 +65,7 @@ def run(
                 result = _imported(stage, report)
             else:
                 result = _sample_and_judge(context, config, sandbox_config, stage, store, policy, round)
-            result |= store.counts()
+            result |= {f"store_{key}": value for key, value in store.counts().items()}
             export_preferences(store, stage.samples / "preferences.jsonl")
         return result, []
 
@@ -116,7 +116,7 @@ def _sample_and_judge(
     names = list(todo)
     with (
         open_sandbox(stage, sandbox_config) as sandbox,
-        Progress("collect", len(set(ids)), "prompt", start=finished) as progress,
+        Progress(stage.name, len(set(ids)), "prompt", start=finished) as progress,
     ):
         for start in range(0, len(names), config.chunk):
             part = names[start : start + config.chunk]

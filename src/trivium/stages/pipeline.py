@@ -10,7 +10,10 @@ from trivium.base.files import write_json, write_jsonl, write_text
 from trivium.base.log import say
 from trivium.base.toml import dump_toml
 from trivium.data.config import DataConfig
+from trivium.data.drops import Drops
 from trivium.model import ModelConfig
+from trivium.preferences.formats import import_preferences
+from trivium.preferences.store import PreferenceStore
 from trivium.runs import RunDir, read_manifest, read_metrics, write_lineage
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
@@ -19,8 +22,9 @@ from trivium.stages.evaluate import EvaluateConfig
 from trivium.stages.pretrain import PretrainConfig
 from trivium.stages.reward import RewardConfig
 from trivium.stages.rl import RLConfig
-from trivium.stages.sft import SFTConfig
+from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import ComputeConfig, Context, freeze_compute
+from trivium.tasks.formats import load_tasks
 from trivium.tokenizer import TokenizerConfig
 
 STAGES = ("tokenizer", "data", "pretrain", "sft", "collect", "reward", "rl", "evaluate")
@@ -77,12 +81,16 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
     _check_lengths(recipe)
     if recipe.rl.rounds > 1 and recipe.collect.path:
         say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
+    if only is None:
+        _check_files(recipe)
     run = RunDir(recipe.directory)
     with run.lock():
         began = time.monotonic()
         context = Context(run, recipe.seed, recipe.compute, force)
         freeze_compute(run, context)
-        write_text(run.recipe_path, dump_toml(recipe.model_dump(mode="json")))
+        resolved = dump_toml(recipe.model_dump(mode="json"))
+        if not run.recipe_path.exists():
+            write_text(run.recipe_path, resolved)
         results: dict[str, Any] = {}
         try:
             for stage in STAGES[:4]:
@@ -90,16 +98,45 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
                     results[stage] = _single(stage, context, recipe)
             for round in range(_rounds(recipe)):
                 for stage in STAGES[4:7]:
-                    if only in (None, stage):
+                    if only in (None, stage) and _is_due(stage, context, recipe, round, only):
                         results[stage] = _round(stage, context, recipe, round)
             if only in (None, "evaluate"):
                 results["evaluate"] = _single("evaluate", context, recipe)
         finally:
             write_lineage(run)
+        write_text(run.recipe_path, resolved)  # not before: a recipe that was refused is not the run's
         if only not in (None, "evaluate"):
             return {only: results[only]}
         say(f"{recipe.name}: everything is done ({time.monotonic() - began:.0f} s this time)")
         return _summarise(run, recipe, results["evaluate"])
+
+
+def _is_due(stage: str, context: Context, recipe: Recipe, round: int, only: str | None) -> bool:
+    """Stage by stage, a later round's turn comes when what it starts from is there."""
+    if only is None or round == 0:
+        return True
+    last = round == _rounds(recipe) - 1
+    needs = {
+        "collect": _policy(context, round - 1),
+        "reward": context.run.stage(f"collect-{round + 1}").samples / "preferences.jsonl",
+        "rl": context.run.artifact("R") if last else _reward(context, round),
+    }
+    if not needs[stage].exists():
+        say(f"{stage}: round {round + 1} comes after the round before: collect, reward, rl, and again")
+        return False
+    return True
+
+
+def _check_files(recipe: Recipe) -> None:
+    """The user's files are read before anything is trained: a bad record is told at once, not after an hour."""
+    if recipe.sft.path:
+        split_examples(recipe.sft, recipe.seed, Drops(recipe.sft.on_error))
+    if recipe.collect.path:
+        with PreferenceStore(":memory:") as store:
+            import_preferences(Path(recipe.collect.path), store, recipe.collect.on_error)
+    for tasks in (recipe.collect.tasks, recipe.reward.tasks, recipe.rl.tasks, recipe.evaluate.tasks):
+        if tasks.path:
+            load_tasks(Path(tasks.path))
 
 
 def _rounds(recipe: Recipe) -> int:
@@ -192,8 +229,10 @@ def _summarise(run: RunDir, recipe: Recipe, evaluation: dict[str, Any]) -> dict[
             "train_seconds": round(sum(seconds[stage] for stage in own), 1),
             "tokens": tokens,
         }
-    rounds = [manifests[name].result for name in sorted(manifests) if name.split("-")[0] == "rl"]
-    rewards = [manifests[name].result for name in sorted(manifests) if name.split("-")[0] == "reward"]
+    rounds, rewards = (
+        [manifests[name].result for name in sorted(manifests, key=_round_of) if name.split("-")[0] == stage]
+        for stage in ("rl", "reward")
+    )
     keys = ("accuracy", "accuracy_ci", "pairs_train", "pairs_heldout", "ece")
     summary = {
         "models": models,
@@ -216,6 +255,11 @@ def _summarise(run: RunDir, recipe: Recipe, evaluation: dict[str, Any]) -> dict[
     write_jsonl(run.utility_path, _utility_rows(run, evaluation))
     write_lineage(run)
     return summary
+
+
+def _round_of(stage: str) -> int:
+    """1 for `rl`, 2 for `rl-2`."""
+    return int(stage.partition("-")[2] or 1)
 
 
 def _utility_rows(run: RunDir, evaluation: dict[str, Any]) -> list[dict[str, Any]]:

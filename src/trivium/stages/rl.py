@@ -136,7 +136,9 @@ class _Session:
             self.policy, self.reference, critic, algorithm, config.learner, updates, seed=context.seed + round
         )
         self.tasks = config.tasks.load(context.seed, "rl", "train")
-        self.held = TaskConfig(count=config.eval_tasks).load(context.seed, "rl-eval", "heldout")
+        self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
+            context.seed, "rl-eval", "heldout"
+        )
         train, heldout = split_examples(sft, context.seed, Drops(sft.on_error))
         self.sft = ExampleLoader(train, self.tokenizer, sft.seq_len, config.sft_rows, context.seed, Drops("skip"))
         self.sft_heldout = (
@@ -236,6 +238,7 @@ class _Session:
         values |= self.learner.update(rollout, overall, values["sigma"], self.sft.batch)
         if step == 0:
             self._check_first(values)
+        self.state["tokens"] = self.state.get("tokens", 0) + int(rollout.lengths.sum())
         for key in ("reward/mean", "gold/mean", "kl/sequence"):
             if key in values:
                 name = key.replace("/", "_")
