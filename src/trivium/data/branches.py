@@ -60,7 +60,7 @@ def response_batches(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     prompt_of: Sequence[int],
-    max_tokens: int = 8192,
+    max_tokens: int = 4096,
 ) -> Iterator[ResponseBatch]:
     """Group responses by prompt, sort the rows by size, and cut them into batches of at most `max_tokens`.
 

@@ -72,7 +72,7 @@ class RewardStep:
     """
 
     def __init__(
-        self, scorer: Scorer, examples: Sequence[RankedTokens], config: RewardLossConfig, max_tokens: int = 8192
+        self, scorer: Scorer, examples: Sequence[RankedTokens], config: RewardLossConfig, max_tokens: int = 4096
     ):
         self.scorer, self.examples, self.config = scorer, examples, config
         self.prompts = [example.prompt for example in examples]

@@ -71,6 +71,6 @@ class RewardModel:
         try:
             figures = json.loads(path.read_text())
             mean, std = float(figures.pop("mean")), float(figures.pop("std"))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} cannot be read ({error}); {folder} is not a reward model of ours.") from error
         return cls(load_scorer(folder), Tokenizer.load(folder), mean, std, figures)

@@ -50,7 +50,7 @@ class LearnerConfig(Config):
     """The policy's optimiser."""
     critic_optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The critic's optimiser."""
-    microbatch_tokens: int = Field(default=8192, ge=1)
+    microbatch_tokens: int = Field(default=4096, ge=1)
     """Tokens of one forward pass; changes memory, not results."""
 
 

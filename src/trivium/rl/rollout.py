@@ -52,7 +52,7 @@ class Rollout:
         mask = length_mask(self.lengths)
         return mask & self.valid[:, None] if len(self.valid) else mask
 
-    def batches(self, indices: Sequence[int] | None = None, max_tokens: int = 8192) -> Iterator[ResponseBatch]:
+    def batches(self, indices: Sequence[int] | None = None, max_tokens: int = 4096) -> Iterator[ResponseBatch]:
         """All responses, or those named, packed for a forward pass; `responses` of a batch index this rollout."""
         chosen = list(range(len(self.responses))) if indices is None else list(indices)
         prompt_of, responses = [self.prompt_of[i] for i in chosen], [self.responses[i] for i in chosen]
@@ -111,7 +111,7 @@ def response_values(critic: Scorer, batch: ResponseBatch) -> Tensor:
 
 @torch.no_grad()
 def over_rollout(
-    rollout: Rollout, forward: Callable[[ResponseBatch], Tensor], device: torch.device, max_tokens: int = 8192
+    rollout: Rollout, forward: Callable[[ResponseBatch], Tensor], device: torch.device, max_tokens: int = 4096
 ) -> Tensor:
     """Run a forward pass over the whole rollout; (N, L) on the CPU, zeros beyond each response's end."""
     width = int(rollout.lengths.max())

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from trivium.base.errors import RunDirError
-from trivium.base.files import sync_directory
+from trivium.base.files import save_tensors, sync_directory
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,17 @@ class Checkpointer:
         try:
             draft.mkdir(parents=True)
             owned = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-            save_file(owned, draft / "tensors.safetensors")
+            save_tensors(owned, draft / "tensors.safetensors")
             digest = _digest(draft / "tensors.safetensors")
             (draft / "state.json").write_text(json.dumps({"step": step, "tensors": digest, "state": state}))
             for name in ("tensors.safetensors", "state.json"):
                 with open(draft / name, "rb") as file:
                     os.fsync(file.fileno())
+            sync_directory(draft)
             if final.exists():
                 shutil.rmtree(final)
             os.rename(draft, final)
-        except OSError:
+        except (OSError, SafetensorError):
             shutil.rmtree(draft, ignore_errors=True)
             raise
         sync_directory(self.folder)
@@ -77,12 +78,12 @@ class Checkpointer:
             header = json.loads((path / "state.json").read_text())
             if header["tensors"] != _digest(path / "tensors.safetensors"):
                 raise ValueError("the checksum of tensors.safetensors does not match")
-            tensors = load_file(path / "tensors.safetensors")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            checkpoint = Checkpoint(int(header["step"]), load_file(path / "tensors.safetensors"), header["state"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunDirError(
                 f"checkpoint {path} is damaged ({error}). Delete it to go on from the one before, or from the start."
             ) from error
-        return Checkpoint(header["step"], tensors, header["state"])
+        return checkpoint
 
     def clear(self) -> None:
         """Remove all checkpoints: the stage is done and its artefact holds the weights."""
