@@ -31,7 +31,7 @@ class CollectConfig(Config):
     """Preference file (JSONL) to import instead of sampling and judging."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad record of that file: stop, or leave it out and count it."""
-    tasks: TaskConfig = TaskConfig(count=4500)
+    tasks: TaskConfig = TaskConfig(count=3600)
     """Prompts of the first round."""
     later_tasks: int = Field(default=1000, ge=1)
     """Prompts of each later round, sampled from the policy of that time."""

@@ -33,7 +33,7 @@ from trivium.tokenizer import Tokenizer
 class EvaluateConfig(Config):
     """What is measured."""
 
-    tasks: TaskConfig = TaskConfig(count=300)
+    tasks: TaskConfig = TaskConfig(count=240)
     """Held-out tasks for pass@k and U; a file's tasks are taken as they are."""
     samples: int = Field(default=10, ge=1)
     """Answers a task, sampled at `temperature`; at least 10 for pass@10."""

@@ -31,7 +31,7 @@ from trivium.training import Checkpointer, Trainer
 class RewardConfig(Config):
     """How R is trained."""
 
-    epochs: float = Field(default=2.5, gt=0)
+    epochs: float = Field(default=2.25, gt=0)
     """Passes over the comparisons of the first round."""
     later_epochs: float = Field(default=1.0, gt=0)
     """Passes in each later round, which goes on from the R before, over old and new comparisons."""
