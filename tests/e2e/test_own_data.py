@@ -80,21 +80,18 @@ def test_own_data_from_corpus_to_m2(own: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("file", "record", "stage", "told"),
+    ("file", "record", "told"),
     [
-        ("answers", '{"prompt": "a", "reponse": "b"}', "sft", "answers.jsonl:4: has no field 'response'"),
-        ("preferences", '{"prompt": "a", "chosen": 1, "rejected": "b"}', "collect", "preferences.jsonl:27: chosen"),
+        ("answers", '{"prompt": "a", "reponse": "b"}', "answers.jsonl:4: has no field 'response'"),
+        ("preferences", '{"prompt": "a", "chosen": 1, "rejected": "b"}', "preferences.jsonl:27: chosen"),
     ],
     ids=["answers", "preferences"],
 )
-def test_a_bad_record_is_named_and_once_mended_the_run_goes_on(
-    own: Path, capsys: pytest.CaptureFixture[str], file: str, record: str, stage: str, told: str
+def test_a_bad_record_is_named_before_anything_is_trained(
+    own: Path, capsys: pytest.CaptureFixture[str], file: str, record: str, told: str
 ) -> None:
     path = own / f"my-data/{file}.jsonl"
-    sound = path.read_text()
-    path.write_text(sound + record + "\n")
+    path.write_text(path.read_text() + record + "\n")
     assert main(["run", "my.toml", *TINY]) == 2
     assert told in capsys.readouterr().err.strip().splitlines()[-1]
-    path.write_text(sound)
-    assert main([stage, "my.toml", *TINY, "--force"]) == 0
-    assert json.loads((own / "runs/mine" / stage / "manifest.json").read_text())["status"] == "done"
+    assert not (own / "runs/mine").exists()

@@ -62,7 +62,7 @@ def run(
         with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
             if config.path:
                 report = import_preferences(Path(config.path), store, config.on_error)
-                result = _imported(stage, report)
+                result = {"prompts": store.counts()["prompts"]} | _imported(stage, report)
             else:
                 result = _sample_and_judge(context, config, sandbox_config, stage, store, policy, round)
             result |= {f"store_{key}": value for key, value in store.counts().items()}
