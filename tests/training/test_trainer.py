@@ -1,0 +1,234 @@
+"""Micro-batches change nothing, a resumed run is the uninterrupted one, and bad weights are never kept."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trivium.base.errors import Interrupted, StageFailed
+from trivium.batch import Batch, LossOutput
+from trivium.model import Decoder
+from trivium.optim import OptimConfig, Optimizer
+from trivium.runs import MetricsLog
+from trivium.runs.metrics import read_metrics
+from trivium.training import Checkpointer, Trainer
+from trivium.training.losses import micro_losses
+
+Make = Callable[..., Decoder]
+STEPS = 8
+
+
+def batch_of(step: int) -> Batch:
+    """Eight packed rows whose loss masks hold different numbers of tokens; a function of the step."""
+    generator = torch.Generator().manual_seed(100 + step)
+    ids = torch.randint(0, 48, (8, 16), generator=generator)
+    mask = torch.rand(8, 16, generator=generator) < torch.linspace(0.1, 0.9, 8)[:, None]
+    positions = torch.cat((torch.arange(6), torch.arange(10))).expand(8, -1)
+    return Batch(ids, mask, positions)
+
+
+class Session:
+    """A model, its trainer and what they left on disk."""
+
+    def __init__(self, folder: Path, model: Decoder, *, every: int = 3, rows: int = 8, kind: str = "muon"):
+        self.folder, self.model, self.rows = folder, model, rows
+        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        config = OptimConfig(kind=kind, warmup_steps=2, lr=0.003)  # type: ignore[arg-type]
+        self.trainer = Trainer(
+            model,
+            Optimizer(model, config, STEPS),
+            metrics=self.metrics,
+            checkpointer=Checkpointer(folder / "checkpoints"),
+            name="pretrain",
+            checkpoint_every=every,
+            log_every=2,
+        )
+        self.disturb: dict[int, Callable[[], object]] = {}
+
+    def losses(self, step: int) -> Iterator[LossOutput]:
+        self.disturb.get(step, lambda: None)()
+        yield from micro_losses(self.model, batch_of(step), self.rows)
+
+    def track_best(self, step: int) -> dict[str, float]:
+        """A hook with a state of its own, as the stages' evaluations have."""
+        state = self.trainer.state
+        state["seen"] = [*state.get("seen", []), step]
+        self.trainer.tensors = {"norm": self.model.norm.weight.detach().clone() + self.trainer.tensors.get("norm", 0)}
+        return {"val/seen": len(state["seen"])}
+
+    def fit(self) -> "Session":
+        try:
+            self.trainer.fit(STEPS, self.losses, hooks=[(4, self.track_best)], tokens_per_step=128)
+        finally:
+            self.metrics.close()
+        return self
+
+    @property
+    def rows_logged(self) -> list[dict[str, Any]]:
+        clock = ("time", "tokens_per_second")
+        return [{k: v for k, v in row.items() if k not in clock} for row in read_metrics(self.folder / "metrics.jsonl")]
+
+    @property
+    def steps_kept(self) -> list[int]:
+        return self.trainer.checkpointer.steps()
+
+
+def assert_same_weights(first: Decoder, second: Decoder) -> None:
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def assert_same_run(actual: Session, expected: Session) -> None:
+    assert_same_weights(actual.model, expected.model)
+    assert actual.rows_logged == expected.rows_logged
+    assert actual.trainer.state == expected.trainer.state
+    assert torch.equal(actual.trainer.tensors["norm"], expected.trainer.tensors["norm"])
+
+
+@pytest.fixture
+def straight(tmp_path: Path, make_decoder: Make) -> Session:
+    return Session(tmp_path / "straight", make_decoder()).fit()
+
+
+def test_what_is_logged(straight: Session) -> None:
+    rows = straight.rows_logged
+    assert [row["step"] for row in rows] == [1, 2, 4, 6, 8]
+    assert all({"loss", "grad_norm", "lr"} <= set(row) for row in rows)
+    assert [row.get("val/seen") for row in rows] == [None, None, 1, None, 2]
+    assert straight.trainer.state == {"seen": [4, 8]}
+    with torch.no_grad():
+        fresh = Session(straight.folder / "other", type(straight.model)(straight.model.config))
+    assert rows[0]["loss"] == pytest.approx(3.9, abs=0.7) and fresh.rows_logged == []
+
+
+# Muon's Newton-Schulz runs in bf16, whose rounding makes much of a difference of 1e-8.
+@pytest.mark.parametrize(("kind", "tolerance"), [("adamw", 1e-6), ("muon", 1e-3)])
+def test_micro_batches_of_one_row_equal_one_of_eight(
+    tmp_path: Path, make_decoder: Make, kind: str, tolerance: float
+) -> None:
+    one, eight = (Session(tmp_path / str(rows), make_decoder(), rows=rows, kind=kind).fit() for rows in (1, 8))
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(tensor, eight.model.state_dict()[name], atol=tolerance, rtol=0)
+    for row, other in zip(one.rows_logged, eight.rows_logged, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=tolerance)
+
+
+def test_gradients_are_those_of_the_mean_over_all_tokens(make_decoder: Make) -> None:
+    model, batch = make_decoder(), batch_of(0)
+    whole = torch.nn.functional.cross_entropy(
+        model(batch.ids, batch.positions)[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
+    )
+    mean = whole[batch.loss_mask[:, 1:].flatten()].mean()
+    expected = torch.autograd.grad(mean, list(model.parameters()))
+    parts = [(loss.loss_sum.backward(), loss)[1] for loss in micro_losses(model, batch, 3)]
+    count = sum(int(part.count) for part in parts)
+    assert sum(part.loss_sum.item() for part in parts) / count == pytest.approx(mean.item(), abs=1e-6)
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad / count, grad, atol=1e-6, rtol=0)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 7])  # before a checkpoint, right after one, and between
+def test_a_run_that_died_between_checkpoints_goes_on_to_the_same_bits(
+    tmp_path: Path, make_decoder: Make, straight: Session, at: int
+) -> None:
+    first = Session(tmp_path / "broken", make_decoder())
+    first.disturb[at] = crash
+    with pytest.raises(Crash):
+        first.fit()
+    assert first.steps_kept == [at // 3 * 3] * (at >= 3)
+    with open(tmp_path / "broken/metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "los')  # cut off within a row
+    # Where there is a checkpoint, nothing of the fresh model is left.
+    second = Session(tmp_path / "broken", make_decoder(seed=5 if at >= 3 else 0))
+    assert_same_run(second.fit(), straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
+    tmp_path: Path, make_decoder: Make, straight: Session, number: signal.Signals
+) -> None:
+    handler = signal.getsignal(number)
+    first = Session(tmp_path / "stopped", make_decoder(), every=100)
+    first.disturb[4] = lambda: os.kill(os.getpid(), number)
+    with pytest.raises(Interrupted, match="pretrain stopped after step 5 of 8") as caught:
+        first.fit()
+    assert caught.value.exit_code == 130 and "\n" not in str(caught.value)
+    assert signal.getsignal(number) is handler
+    assert first.steps_kept == [5]
+    assert_same_run(Session(tmp_path / "stopped", make_decoder(seed=5)).fit(), straight)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, make_decoder: Make) -> None:
+    session = Session(tmp_path, make_decoder())
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    session.disturb[4] = twice
+    with pytest.raises(KeyboardInterrupt):
+        session.fit()
+    assert session.steps_kept == [3]  # the last regular checkpoint
+
+
+def test_a_signal_in_the_last_step_loses_nothing(tmp_path: Path, make_decoder: Make, straight: Session) -> None:
+    first = Session(tmp_path / "last", make_decoder())
+    first.disturb[STEPS - 1] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted):
+        first.fit()
+    assert_same_run(Session(tmp_path / "last", make_decoder(seed=5)).fit(), straight)
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, "no step"), (5, "step 3")])
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, make_decoder: Make, at: int, kept: str) -> None:
+    session = Session(tmp_path, make_decoder())
+
+    def poison() -> None:
+        with torch.no_grad():
+            session.model.norm.weight[0] = float("nan")
+
+    session.disturb[at] = poison
+    with pytest.raises(StageFailed, match=f"the loss is nan at step {at + 1}. Weights of {kept} are kept") as caught:
+        session.fit()
+    assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+    checkpoint = session.trainer.checkpointer.latest()
+    assert (checkpoint is None) == (at == 1)
+    if checkpoint is not None:
+        assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values())
+
+
+def test_a_run_killed_outright_goes_on_to_the_same_bits(tmp_path: Path, make_decoder: Make, straight: Session) -> None:
+    """kill -9 in the middle of a step, in a process of its own."""
+    program = f"""
+import os, signal, sys, pathlib
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+from conftest import TINY
+import test_trainer as t, torch
+from trivium.model import Decoder, ModelConfig
+model = Decoder(ModelConfig(**TINY))
+model.load_state_dict(torch.load({str(tmp_path / "start.pt")!r}, weights_only=True))
+session = t.Session(pathlib.Path({str(tmp_path / "killed")!r}), model)
+session.disturb[5] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+session.fit()
+"""
+    torch.save(make_decoder().state_dict(), tmp_path / "start.pt")
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    session = Session(tmp_path / "killed", make_decoder(seed=5))
+    assert session.steps_kept == [3]
+    assert_same_run(session.fit(), straight)
