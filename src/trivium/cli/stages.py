@@ -33,9 +33,11 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     from trivium.base.log import route_warnings
     from trivium.base.recipe import load_config
     from trivium.cli.options import describe, read_recipe_arguments
-    from trivium.stages.pipeline import Recipe, run_pipeline
 
     arguments = read_recipe_arguments(invocation.arguments)
+
+    from trivium.stages.pipeline import Recipe, run_pipeline
+
     recipe = load_config(Recipe, arguments.recipe, [] if arguments.help else arguments.flags)
     if arguments.help:
         from trivium.cli.program import COMMANDS
@@ -49,11 +51,6 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     invocation.directory = recipe.directory
     invocation.resumable = True
     summary = run_pipeline(recipe, only=only, force=arguments.force)
-    if only is None:
-        from trivium.base.log import say
-        from trivium.report import write_report
-
-        say(f"report: {write_report(recipe.directory)}")
     if "models" in summary:
         from trivium.base.log import say
         from trivium.report import write_report
