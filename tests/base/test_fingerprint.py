@@ -133,3 +133,9 @@ def test_own_package_is_found() -> None:
     assert {"trivium.runs.manifest", "trivium.base.files", "trivium.base.errors"} <= set(used)
     with pytest.raises(ModuleNotFoundError):
         fingerprint_modules("trivium.no_such_module")
+
+
+def test_a_stage_does_not_depend_on_the_stages_after_it() -> None:
+    early = module_sources("trivium.stages.pretrain")
+    assert "trivium.training.trainer" in early
+    assert not {"trivium.front", "trivium.stages.rl", "trivium.stages.pipeline", "trivium.cli"} & set(early)

@@ -158,7 +158,8 @@ def _references(source: bytes, name: str, is_package: bool, package: str) -> tup
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, name, is_package)
             found.extend((base, "" if alias.name == "*" else alias.name) for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            # a lazy reference; the package's bare name is just a word, and its face would lead to everything
             found.append((node.value.partition(":")[0], ""))
     return tuple(item for item in found if item[0].split(".")[0] == package)
 
