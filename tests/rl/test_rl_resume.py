@@ -1,0 +1,102 @@
+"""The stage itself, stopped by Ctrl-C and started again, leaves the same model."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trivium.base.errors import Interrupted
+from trivium.model import Decoder, Scorer, save_model
+from trivium.rewards import RewardModel
+from trivium.rl.learner import LearnerConfig
+from trivium.runs import MetricsLog, RunDir
+from trivium.stages import rl
+from trivium.stages.confinement import SandboxConfig
+from trivium.stages.sft import SFTConfig
+from trivium.stages.stage import ComputeConfig, Context
+from trivium.stages.tasks import TaskConfig
+from trivium.tokenizer import Tokenizer
+
+TEXTS = ["def add(a, b):\n    return a + b\n", "Write a function that returns the sum of its arguments.\n"] * 4
+CONFIG = rl.RLConfig(
+    rounds=1, steps=4, prompts_per_step=3, samples_per_prompt=2, max_new_tokens=6, tasks=TaskConfig(count=8),
+    gold_responses=0, eval_every=2, eval_tasks=2, keep="lowest_u", checkpoint_every=3,
+    learner=LearnerConfig(alpha=0.1, gamma=0.05, kl_target=0.5, kl_horizon=20, epochs=2),
+)  # fmt: skip
+SFT = SFTConfig(tasks=20, seq_len=320, batch_size=2)
+RARE = ("time",)
+
+
+@pytest.fixture(scope="module")
+def parents(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_decoder: Callable[..., Decoder],
+    make_scorer: Callable[..., Scorer],
+) -> Path:
+    """M1 and R with random weights, and a tokenizer of hardly more than bytes."""
+    folder, tokenizer = tmp_path_factory.mktemp("parents"), Tokenizer.train(TEXTS, vocab_size=300)
+    shape = {"vocab_size": tokenizer.vocab_size, "max_seq_len": 512}
+    save_model(
+        make_decoder(**shape),
+        folder / "M1",
+        pad_id=tokenizer.pad_id,
+        bos_id=tokenizer.bos_id or 0,
+        eos_id=tokenizer.eos_id,
+    )
+    tokenizer.save(folder / "M1")
+    RewardModel(make_scorer(seed=1, **shape), tokenizer, 0.1, 1.5).save(folder / "R")
+    return folder
+
+
+def run_stage(folder: Path, parents: Path) -> dict[str, Any]:
+    run = RunDir(folder)
+    for name in ("M1", "R"):
+        run.artifact(name).parent.mkdir(exist_ok=True)
+        if not run.artifact(name).exists():
+            run.artifact(name).symlink_to(parents / name)
+    context = Context(run, seed=3, compute=ComputeConfig(precision="fp32", device="cpu"))
+    return rl.run(
+        context, CONFIG, SFT, SandboxConfig(workers=1, minimum="limited"),
+        round=0, policy=run.artifact("M1"), reward=run.artifact("R"), artifact=run.artifact("M2"),
+    )  # fmt: skip
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "rl/metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in RARE} for row in rows]
+
+
+def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
+    tmp_path: Path, parents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_stage(tmp_path / "straight", parents)
+    rows = logged(tmp_path / "straight")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    first = rows[0]
+    assert first["ratio/first_deviation"] < 1e-5 and first["sampler/gap_max"] < 1e-4
+    assert [key for key in ("utility/total", "utility/omega") if key in rows[1]] != []
+
+    class Stopping(MetricsLog):
+        """Presses Ctrl-C once the second step is logged."""
+
+        def log(self, step: int, **values: Any) -> None:
+            super().log(step, **values)
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="rl stopped after step 2 of 4"):
+        patched.setattr(rl, "MetricsLog", Stopping)
+        run_stage(stopped, parents)
+    assert len(logged(stopped)) == 2 and not (stopped / "M2").exists()
+    assert run_stage(stopped, parents) == result
+    assert logged(stopped) == rows
+    weights = "M2/model.safetensors"
+    assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
+    assert not (stopped / "rl/checkpoints").exists()
+    assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
