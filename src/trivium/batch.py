@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -16,7 +17,7 @@ class Batch:
     positions: Tensor
     """(B, T) int64: restarts at 0 at each document; a token attends only within its document. Pads have -1."""
 
-    def to(self, device: object) -> "Batch":
+    def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return Batch(self.ids.to(device), self.loss_mask.to(device), self.positions.to(device))
 

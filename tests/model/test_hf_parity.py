@@ -1,6 +1,7 @@
 """Logits, log-probs and scores equal transformers' for every family, in both directions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,16 @@ from trivium.model import Decoder, ModelConfig, Scorer, load_model, load_scorer,
 
 transformers = pytest.importorskip("transformers", reason="parity needs the `hf` extra")
 
-SHAPE = {"vocab_size": 97, "n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "d_ff": 80}
-FAMILIES = ["qwen3", "qwen2", "llama"]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "n_layers": 2,
+    "d_model": 48,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 16,
+    "d_ff": 80,
+}
+FAMILIES: list[Any] = ["qwen3", "qwen2", "llama"]
 
 
 def random_weights(model: torch.nn.Module, seed: int = 0) -> None:
@@ -30,7 +39,7 @@ def hf_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_saved_model_gives_equal_logits_in_transformers(tmp_path: Path, family: str, tied: bool) -> None:
+def test_saved_model_gives_equal_logits_in_transformers(tmp_path: Path, family: Any, tied: bool) -> None:
     model = Decoder(ModelConfig(family=family, tie_embeddings=tied, max_seq_len=64, **SHAPE))
     random_weights(model)
     save_model(model, tmp_path, pad_id=0, bos_id=1, eos_id=2)
@@ -40,7 +49,7 @@ def test_saved_model_gives_equal_logits_in_transformers(tmp_path: Path, family: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_checkpoint_gives_equal_logits_here(tmp_path: Path, family: str) -> None:
+def test_transformers_checkpoint_gives_equal_logits_here(tmp_path: Path, family: Any) -> None:
     prefix = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama"}[family]
     config = getattr(transformers, f"{prefix}Config")(
         vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4,
@@ -58,7 +67,7 @@ def test_transformers_checkpoint_gives_equal_logits_here(tmp_path: Path, family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scorer_opens_as_sequence_classifier(tmp_path: Path, family: str) -> None:
+def test_scorer_opens_as_sequence_classifier(tmp_path: Path, family: Any) -> None:
     model = Scorer(ModelConfig(family=family, max_seq_len=64, **SHAPE))
     random_weights(model)
     save_model(model, tmp_path, pad_id=0, bos_id=1, eos_id=2)

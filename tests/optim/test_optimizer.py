@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from trivium.model import Decoder, Scorer
 from trivium.optim import OptimConfig, Optimizer
 
 Make = Callable[..., Decoder]
-PLAIN = {"warmup_steps": 0, "schedule": "constant", "grad_clip": 0.0}
+PLAIN: dict[str, Any] = {"warmup_steps": 0, "schedule": "constant", "grad_clip": 0.0}
 
 
 def fill_gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
@@ -36,11 +37,11 @@ def test_muon_takes_the_matrices_inside_the_blocks(make_scorer: Callable[..., Sc
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_steps_equal_those_of_torch(make_decoder: Make, kind: str) -> None:
+def test_steps_equal_those_of_torch(make_decoder: Make, kind: Any) -> None:
     ours, theirs = make_decoder(), make_decoder()
     config = OptimConfig(
         kind=kind, lr=0.01, muon_lr=0.03, weight_decay=0.1, warmup_steps=3, schedule="linear", grad_clip=0.0
-    )  # type: ignore[arg-type]
+    )
     optimizer = Optimizer(ours, config, 6)
     inner = [p for n, p in theirs.named_parameters() if kind == "muon" and n.startswith("blocks.") and p.dim() == 2]
     rest = [p for p in theirs.parameters() if not any(p is each for each in inner)]
@@ -83,7 +84,7 @@ def test_the_sum_is_divided_by_the_count_and_then_clipped(make_decoder: Make) ->
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_restored_state_goes_on_to_the_bit(make_decoder: Make, kind: str) -> None:
-    config = OptimConfig(kind=kind, warmup_steps=2, weight_decay=0.01)  # type: ignore[arg-type]
+    config = OptimConfig(kind=kind, warmup_steps=2, weight_decay=0.01)
     straight, first = make_decoder(), make_decoder()
     optimizer, before = Optimizer(straight, config, 6), Optimizer(first, config, 6)
     for step in range(6):

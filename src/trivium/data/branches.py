@@ -45,7 +45,7 @@ class ResponseBatch:
         out = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
         return out.masked_scatter(mask.to(flat.device), flat)
 
-    def to(self, device: torch.device) -> "ResponseBatch":
+    def to(self, device: torch.device | str) -> "ResponseBatch":
         """The same batch on another device."""
         return ResponseBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
