@@ -69,7 +69,8 @@ def test_the_sum_is_divided_by_the_count_and_then_clipped(make_decoder: Make) ->
     for model, scale in zip(models, (1.0, 8.0, 8.0), strict=True):
         fill_gradients(model, 0, scale)
     norm = torch.cat([p.grad.flatten() for p in models[0].parameters() if p.grad is not None]).norm().item()
-    clipped = OptimConfig(**PLAIN | {"grad_clip": norm / 2}, lr=0.01, eps=1.0)
+    tight: dict[str, Any] = {**PLAIN, "grad_clip": norm / 2}
+    clipped = OptimConfig(**tight, lr=0.01, eps=1.0)
     free = OptimConfig(**PLAIN, lr=0.01, eps=1.0)
     plain = Optimizer(models[0], free, 1).step(0, count=2.0)
     divided = Optimizer(models[1], free, 1).step(0, count=16.0)
@@ -83,7 +84,7 @@ def test_the_sum_is_divided_by_the_count_and_then_clipped(make_decoder: Make) ->
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_restored_state_goes_on_to_the_bit(make_decoder: Make, kind: str) -> None:
+def test_restored_state_goes_on_to_the_bit(make_decoder: Make, kind: Any) -> None:
     config = OptimConfig(kind=kind, warmup_steps=2, weight_decay=0.01)
     straight, first = make_decoder(), make_decoder()
     optimizer, before = Optimizer(straight, config, 6), Optimizer(first, config, 6)
