@@ -40,11 +40,14 @@ class ModelConfig(Config):
     def _derive(cls, values: dict) -> dict:
         """Fill the zeros, so that a loaded config is the resolved one."""
         values = dict(values)
-        d_model = int(values.get("d_model") or 160)
-        values["n_heads"] = int(values.get("n_heads") or 0) or max(1, d_model // 64)
-        values["n_kv_heads"] = int(values.get("n_kv_heads") or 0) or values["n_heads"]
-        values["head_dim"] = int(values.get("head_dim") or 0) or d_model // values["n_heads"]
-        values["d_ff"] = int(values.get("d_ff") or 0) or -(-d_model * 8 // 3 // 64) * 64
+        given = {key: values.get(key, 0) for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")}
+        if not all(isinstance(value, int) and value >= 0 for value in given.values()):
+            return values  # the fields' own checks say what is wrong
+        d_model = given["d_model"] or 160
+        values["n_heads"] = given["n_heads"] or max(1, d_model // 64)
+        values["n_kv_heads"] = given["n_kv_heads"] or values["n_heads"]
+        values["head_dim"] = given["head_dim"] or d_model // values["n_heads"]
+        values["d_ff"] = given["d_ff"] or -(-d_model * 8 // 3 // 64) * 64
         return values
 
     @model_validator(mode="after")

@@ -103,7 +103,7 @@ class Learner:
         kl = k1[valid].mean().item()
         metrics |= {
             "reward/mean": rollout.scores[valid].mean().item(),
-            "reward/std": rollout.scores[valid].std(unbiased=False).item(),
+            "reward/std": rollout.scores[valid].std(unbiased=False).item() if valid.any() else 0.0,
             "kl/sequence": kl,
             "kl/token": (k1.sum() / mask.sum().clamp(min=1)).item(),
             "kl/coefficient": gamma,

@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from trivium.base.config import Config
 from trivium.base.errors import ConfigError
 from trivium.base.files import write_json, write_jsonl, write_text
@@ -15,6 +17,7 @@ from trivium.model import ModelConfig
 from trivium.preferences.formats import import_preferences
 from trivium.preferences.store import PreferenceStore
 from trivium.runs import RunDir, read_manifest, read_metrics, write_lineage
+from trivium.runs.directory import SIMPLE_NAME
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
 from trivium.stages.confinement import SandboxConfig
@@ -34,7 +37,7 @@ STAGES = ("tokenizer", "data", "pretrain", "sft", "collect", "reward", "rl", "ev
 class Recipe(Config):
     """A run from corpus to M2."""
 
-    name: str = "quickstart"
+    name: str = Field(default="quickstart", pattern=f"^{SIMPLE_NAME.pattern}$")
     """Name of the run; its directory is `runs_dir/name`."""
     runs_dir: str = "runs"
     """Folder of all runs."""

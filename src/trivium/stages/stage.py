@@ -90,7 +90,9 @@ def perform(
     stage = context.run.stage(name)
     for key, value in inputs.items():
         if isinstance(value, Path) and not value.exists():
-            raise RunDirError(f"{name} needs {key}, but {value} does not exist. Run the stages before it first.")
+            ours = value.is_relative_to(context.run.path)
+            remedy = "Run the stages before it first." if ours else "Check the path."
+            raise RunDirError(f"{name} needs {key}, but {value} does not exist. {remedy}")
     decision = open_stage(
         stage,
         config=config.model_dump(mode="json") | {"compute": context.compute.model_dump(mode="json")},
