@@ -40,9 +40,12 @@ class ModelConfig(Config):
     def _derive(cls, values: dict) -> dict:
         """Fill the zeros, so that a loaded config is the resolved one."""
         values = dict(values)
-        given = {key: values.get(key, 0) for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")}
-        if not all(isinstance(value, int) and value >= 0 for value in given.values()):
-            return values  # the fields' own checks say what is wrong
+        given = {}
+        for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
+            text = str(values.get(key, 0))
+            if not text.isdecimal():
+                return values  # the field's own check says what is wrong
+            given[key] = int(text)
         d_model = given["d_model"] or 160
         values["n_heads"] = given["n_heads"] or max(1, d_model // 64)
         values["n_kv_heads"] = given["n_kv_heads"] or values["n_heads"]
@@ -52,7 +55,7 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        if self.n_heads % self.n_kv_heads:
+        if not self.n_kv_heads or self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}.")
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding turns pairs of channels.")
