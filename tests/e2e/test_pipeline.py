@@ -108,12 +108,19 @@ def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
         assert name in page
 
 
+def _heed_interrupts() -> None:
+    """Whoever started the tests in the background made them, and so their children, deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_and_resumed_run_ends_in_the_same_weights(finished: tuple[Path, dict], tmp_path: Path) -> None:
     """SIGINT in the middle, again and again; the resumed run's weights are those of the uninterrupted one."""
     run, _ = finished
     command = [sys.executable, "-m", "trivium", "run", *FLAGS.split(), "--runs_dir", str(tmp_path), "--name", "small"]
     for marker in ("pretrain: started", "sft: started", "collect: started", "rl: started", "rl-2: started"):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=_heed_interrupts
+        )
         assert process.stderr is not None
         for line in process.stderr:
             if marker in line or "going on" in line:
