@@ -121,21 +121,24 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "DataError: bad." in text and text.endswith("trivium: bad.\n")
 
 
-def test_termination_stops_like_ctrl_c(tmp_path: Path) -> None:
-    code = (
-        "import sys, time\nfrom trivium.cli import program\n"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_termination_and_ctrl_c_stop_alike(tmp_path: Path, number: signal.Signals) -> None:
+    """Wherever the program is: a plain KeyboardInterrupt in `exec` of a text would have Python die of SIGINT."""
+    (tmp_path / "start.py").write_text(
+        "import signal, sys\nfrom trivium.cli import program\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "program.COMMANDS['wait'] = program.Command('waiting:run', '')\nsys.exit(program.main(['wait', '--n', '1']))\n"
     )
     (tmp_path / "waiting.py").write_text(
-        "import time\ndef run(invocation):\n    invocation.resumable = True\n"
-        "    print('on', flush=True)\n    time.sleep(60)\n"
+        "def run(invocation):\n    invocation.resumable = True\n"
+        "    exec('import time; print(\"on\", flush=True); time.sleep(60)')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "start"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     assert process.stdout is not None and process.stdout.readline() == "on\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert errors == "trivium: interrupted. Go on with: trivium wait --n 1\n"

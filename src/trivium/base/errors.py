@@ -44,3 +44,11 @@ class Interrupted(TriviumError):
     """Ctrl-C or SIGTERM; the run directory is resumable."""
 
     exit_code = 130
+
+
+class StopSignal(KeyboardInterrupt):
+    """What Ctrl-C and SIGTERM raise here, wherever the program is.
+
+    A type of its own: Python remembers a plain KeyboardInterrupt that passed through `exec` of a text, as the making
+    of a dataclass is, and at its end kills itself by SIGINT, whatever exit code was asked for.
+    """

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from trivium.base.errors import StopSignal
 from trivium.cli.failures import report
 from trivium.cli.invocation import Invocation
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trivium: there is no command {name!r}. {_suggestion(name)}", file=sys.stderr)
         return 2
     invocation = Invocation(name, arguments)
-    previous = _stop_on_termination()
+    previous = _stop_on_signals()
     try:
         return _load(COMMANDS[name].target)(invocation) or 0
     except SystemExit as error:
@@ -85,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # every failure ends here, as one line and an exit code
         return report(error, invocation)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _load(target: str) -> Any:
@@ -101,13 +102,18 @@ def _suggestion(name: str) -> str:
     return f"Did you mean `trivium {near[0]}`?" if near else "`trivium --help` lists the commands."
 
 
-def _stop_on_termination() -> Any:
-    """SIGTERM stops like Ctrl-C, so that a cluster's notice leaves a resumable run. Returns the handler replaced."""
+def _stop_on_signals() -> dict[int, Any]:
+    """SIGTERM stops like Ctrl-C, so that a cluster's notice leaves a resumable run. Returns the handlers replaced."""
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        raise StopSignal
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        return None
+    previous: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:  # whoever started us wants it so, as nohup does
+            continue
+        try:
+            previous[number] = signal.signal(number, stop)
+        except ValueError:  # not the main thread
+            break
+    return previous

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.errors import Interrupted, StageFailed, StopSignal
 from trivium.base.log import Progress
 from trivium.batch import LossOutput
 from trivium.optim import Optimizer
@@ -32,7 +32,7 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            raise StopSignal
         self.requested = True
 
     def __enter__(self) -> "Interruption":
