@@ -39,6 +39,7 @@ def test_muon_takes_the_matrices_inside_the_blocks(make_scorer: Callable[..., Sc
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_steps_equal_those_of_torch(make_decoder: Make, kind: Any) -> None:
     ours, theirs = make_decoder(), make_decoder()
+    ours.compute_dtype = torch.bfloat16  # torch's Muon knows no other
     config = OptimConfig(
         kind=kind, lr=0.01, muon_lr=0.03, weight_decay=0.1, warmup_steps=3, schedule="linear", grad_clip=0.0
     )
@@ -60,7 +61,8 @@ def test_steps_equal_those_of_torch(make_decoder: Make, kind: Any) -> None:
                 group["lr"] = peak * scale
             part.step()
         for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5, msg=name)
+            # Products in bf16 may be summed in another order: a 256th of an update, whose entries are below 0.03.
+            torch.testing.assert_close(mine, other, atol=1e-6 if kind == "adamw" else 3e-4, rtol=1e-5, msg=name)
             assert mine.grad is None
 
 

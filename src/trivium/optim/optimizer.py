@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trivium.base.config import Config
 from trivium.base.errors import StageFailed
+from trivium.optim.muon import Muon
 from trivium.optim.schedule import Schedule, lr_scale
 
 
@@ -65,7 +66,14 @@ class Optimizer:
             (torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True), config.lr)
         ]
         if muon:
-            part = torch.optim.Muon(muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            # In the module's precision as it is at the step: bf16 only where activations have it too.
+            part = Muon(
+                muon,
+                lr=config.muon_lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                dtype=lambda: getattr(module, "compute_dtype", torch.float32),
+            )
             self.parts.append((part, config.muon_lr))
 
     def scale(self, step: int) -> float:
