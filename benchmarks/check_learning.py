@@ -1,11 +1,12 @@
 """Does the quickstart teach what it claims? Full runs over several seeds, checked against stated thresholds.
 
     make check-learning                       three seeds
-    make check-learning ARGS="--seeds 0 --control --overlong"
+    make check-learning ARGS="--seeds 0 --control --without-reward --overlong"
 
-`--control` also fine-tunes from random weights, which shows what pretraining is worth. `--overlong` goes on with
-PPO against the last reward model for many steps, which shows over-optimisation. Prints a table and writes
-`learning.json` beside the runs. Exits with 1 when a threshold is missed.
+`--control` also fine-tunes from random weights, which shows what pretraining is worth. `--without-reward` also runs RL
+with beta = 0, which shows what the fine-tuning term is worth without R. `--overlong` runs PPO against R alone for many
+steps, which shows over-optimisation. Prints a table and writes `learning.json` beside the runs. Exits with 1 when a
+threshold is missed.
 """
 
 import argparse
@@ -70,14 +71,29 @@ def control(seed: int, name: str, runs: str) -> float:
     return json.loads(rows[-1])["val/pass_at_1"]
 
 
-def continued(seed: int, name: str, runs: str, label: str, *flags: str) -> list[dict[str, float]]:
-    """RL anew from M1 against the first round's R in a copy of the run; the figures of every step."""
+def variant(seed: int, name: str, runs: str, label: str, *flags: str) -> Path:
+    """RL anew from M1 against the first round's R, with other settings, in a copy of the run; the copy's folder."""
     source, target = Path(runs) / name, Path(runs) / f"{name}-{label}"
     if not target.exists():
         left_out = shutil.ignore_patterns("rl*", "collect-*", "reward-*", "evaluate", "R", "M2")
         shutil.copytree(source, target, ignore=left_out)
         shutil.copytree(source / "reward" / "model", target / "R")
     trivium("rl", "--seed", str(seed), "--name", target.name, "--runs_dir", runs, "--rl.rounds", "1", *flags)
+    return target
+
+
+def without_reward(seed: int, name: str, runs: str, steps: int) -> dict[str, Any]:
+    """M2 when PPO descends alpha L_SFT + gamma Omega alone: what the fine-tuning term is worth by itself."""
+    flags = ["--rl.steps", str(steps), "--rl.learner.beta", "0"]
+    target = variant(seed, name, runs, "without-reward", *flags)
+    common = ["--seed", str(seed), "--name", target.name, "--runs_dir", runs, "--rl.rounds", "1"]
+    return trivium("evaluate", *common, *flags)["models"]["M2"]
+
+
+def overlong(seed: int, name: str, runs: str) -> list[dict[str, float]]:
+    """PPO gone on with for too long, against R alone; the figures of every step."""
+    flags = ["--rl.steps", "80", "--rl.learner.alpha", "0", "--rl.gold_responses", "128"]
+    target = variant(seed, name, runs, "overlong", *flags)
     keys = ("step", "reward/mean", "gold/mean", "kl/sequence", "surprisal")
     rows = map(json.loads, (target / "rl" / "metrics.jsonl").read_text().splitlines())
     return [{key: values[key] for key in keys if key in values} for values in rows]
@@ -89,6 +105,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--without-reward", action="store_true")
     parser.add_argument("--overlong", action="store_true")
     options = parser.parse_args()
     missed: list[str] = []
@@ -102,10 +119,11 @@ def main() -> int:
         missed += [f"seed {seed}: {problem}" for problem in problems(summary)]
         if options.control:
             record.setdefault("control_pass_at_1", {})[seed] = control(seed, name, options.runs_dir)
+        if options.without_reward:
+            figures = without_reward(seed, name, options.runs_dir, summary["rl"]["steps"])
+            record.setdefault("without_reward", {})[seed] = figures
         if options.overlong:
-            flags = ["--rl.steps", "80", "--rl.learner.alpha", "0", "--rl.gold_responses", "128"]
-            steps = continued(seed, name, options.runs_dir, "overlong", *flags)
-            record.setdefault("overlong", {})[seed] = steps
+            record.setdefault("overlong", {})[seed] = overlong(seed, name, options.runs_dir)
     (Path(options.runs_dir) / "learning.json").write_text(json.dumps(record, indent=2) + "\n")
     print("\n| seed | M0 | M1 | M2 | M1 greedy | M2 greedy | R accuracy | KL | seconds |\n|" + "---|" * 9)
     print("\n".join(lines))
