@@ -1,6 +1,6 @@
 """Sampling does what a loop over full forwards would do, whatever the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,33 @@ def test_many_more_prompts_than_rows(make_decoder: Make) -> None:
         assert each.finish == ("stop" if each.ids[-1] in STOPS else "length")
         assert not set(each.ids[:-1]) & set(STOPS)
         assert len(each.ids) == len(each.logprobs) <= CAP and (each.finish == "stop" or len(each.ids) == CAP)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_streams_draw_what_one_does(make_decoder: Make, two_threads: None) -> None:
+    model, prompts = make_decoder(), ragged_prompts(150)
+    seeds = list(range(150))
+    drawn: list[tuple[int, int]] = []
+    one = sample(model, prompts, seeds, on_token=lambda *each: drawn.append(each))  # streaming is in one thread
+    both = sample(model, prompts, seeds)
+    assert_same(both, one)
+    assert both == sample(model, prompts, seeds) and torch.get_num_threads() == 2
+    assert len(drawn) == sum(len(each.ids) for each in one)
+
+
+def test_an_error_in_a_stream_is_raised(make_decoder: Make, two_threads: None) -> None:
+    model, prompts = make_decoder(), ragged_prompts(150)
+    prompts[77] = [model.config.vocab_size + 5]  # no such token
+    with pytest.raises(IndexError):
+        sample(model, prompts, list(range(150)))
+    assert torch.get_num_threads() == 2
 
 
 def test_equal_prompts_with_other_seeds_differ_and_with_equal_seeds_do_not(make_decoder: Make) -> None:

@@ -1,7 +1,8 @@
 """Batched sampling with a KV cache: prompts prefilled once, finished rows replaced at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from trivium.base.errors import InputError
 from trivium.generation.sampling import sample_tokens, sample_uniforms
 from trivium.model.cache import KVCache
 from trivium.model.transformer import Decoder
+
+MIN_STREAM_ROWS = 32
+"""Fewer rows than this are not worth a stream of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,18 @@ class _Slots:
         self.logprobs = torch.zeros(size, max_new_tokens)
         self.uniforms = torch.zeros(size, max_new_tokens)
 
+    def admit(self, rows: Tensor, owners: list[int], prompts: list[Sequence[int]], seeds: list[int]) -> None:
+        """Give free rows to new samples."""
+        self.owner[rows] = torch.tensor(owners)
+        self.position[rows] = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        self.drawn[rows] = 0
+        self.uniforms[rows] = sample_uniforms(seeds, self.uniforms.shape[1])
+
     def keep(self, rows: Tensor) -> None:
         for name, tensor in vars(self).items():
             setattr(self, name, tensor[rows])
 
 
-@torch.no_grad()
 def generate(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
@@ -78,62 +88,110 @@ def generate(
                 f"prompt {index} has {len(prompt)} tokens; this model takes 1 to {limit - 1}. Shorten the prompt."
             )
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index])))
-    capacity = min(limit, max((len(prompt) for prompt in prompts), default=0) + max_new_tokens)
-    size = min(batch_size, len(prompts))
-    cache = KVCache(model.config, size, capacity, model.compute_dtype, model.device)
-    slots = _Slots(size, max_new_tokens)
-    stops = torch.tensor(list(stop_ids), dtype=torch.long)
-    results: list[Sample | None] = [None] * len(prompts)
-    cursor = 0
+    threads = torch.get_num_threads() if model.device.type == "cpu" and on_token is None else 1
+    streams = max(1, min(threads, min(batch_size, len(prompts)) // MIN_STREAM_ROWS))
+    work = _Work(model, prompts, seeds, max_new_tokens, list(stop_ids), temperature, batch_size // streams, on_token)
+    if streams == 1:
+        work.run(order)
+    else:
+        _run_streams(work, order, streams)
+    return [work.results[index] for index in range(len(prompts))]
 
-    def record(rows: Tensor, logits: Tensor) -> None:
-        """Draw the next token of `rows`; free the rows that end."""
+
+def _run_streams(work: "_Work", order: list[int], streams: int) -> None:
+    """Decode in several threads with one processor each: a step's many small products gain little from several."""
+    places: dict[tuple[int, ...], int] = {}
+    shares: list[list[int]] = [[] for _ in range(streams)]
+    for index in order:  # a prompt's samples stay together, and every stream gets short and long prompts
+        shares[places.setdefault(tuple(work.prompts[index]), len(places)) % streams].append(index)
+    threads = torch.get_num_threads()
+
+    def stream(share: list[int]) -> None:
+        torch.set_num_threads(1)  # of this thread
+        work.run(share)
+
+    with ThreadPoolExecutor(streams) as pool:
+        running = [pool.submit(stream, share) for share in shares]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            work.stopped = True  # after Ctrl-C or an error the others need not finish
+            torch.set_num_threads(threads)  # some of the setting is shared by all threads
+
+
+@dataclass
+class _Work:
+    """What all streams of one call share."""
+
+    model: Decoder
+    prompts: Sequence[Sequence[int]]
+    seeds: Sequence[int]
+    max_new_tokens: int
+    stop_ids: list[int]
+    temperature: float
+    rows: int
+    """Decoded together in a stream."""
+    on_token: Callable[[int, int], None] | None
+    results: dict[int, Sample] = field(default_factory=dict)
+    stopped: bool = False
+
+    @torch.no_grad()
+    def run(self, order: list[int]) -> None:
+        """Decode the samples of these indices, in this order."""
+        if not order:
+            return
+        model, prompts, limit = self.model, self.prompts, self.model.config.max_seq_len
+        size = min(self.rows, len(order))
+        capacity = min(limit, max(len(prompts[index]) for index in order) + self.max_new_tokens)
+        cache = KVCache(model.config, size, capacity, model.compute_dtype, model.device)
+        slots = _Slots(size, self.max_new_tokens)
+        cursor = 0
+        while not self.stopped:
+            free = (slots.owner < 0).nonzero()[:, 0]
+            if cursor < len(order) and len(free) * 8 >= len(slots.owner):
+                admitted = order[cursor : cursor + len(free)]
+                cursor += len(admitted)
+                rows = free[: len(admitted)]
+                slots.admit(rows, admitted, [prompts[index] for index in admitted], [self.seeds[i] for i in admitted])
+                self._draw(slots, rows, _prefill(model, cache, rows, [prompts[index] for index in admitted]))
+                continue
+            active = (slots.owner >= 0).nonzero()[:, 0]
+            if not len(active):
+                break
+            if cursor == len(order) and len(active) * 4 <= len(slots.owner) * 3:
+                slots.keep(active)  # nobody is waiting: go on with the live rows alone
+                cache.keep_rows(active.to(model.device))
+                active = torch.arange(len(active))
+            last = slots.ids[torch.arange(len(slots.owner)), (slots.drawn - 1).clamp(min=0)]
+            positions = slots.position.masked_fill(slots.owner < 0, 0)
+            hidden = model.hidden(
+                last[:, None].to(model.device),
+                positions[:, None].to(model.device),
+                cache,
+                end=int(positions.max()) + 1,
+            )
+            self._draw(slots, active, model.logits(hidden[active.to(model.device), 0]))
+
+    def _draw(self, slots: _Slots, rows: Tensor, logits: Tensor) -> None:
+        """Draw the next token of `rows`; record and free the rows that end."""
         drawn = slots.drawn[rows]
-        ids, logprobs = sample_tokens(logits.cpu(), slots.uniforms[rows, drawn], temperature)
+        ids, logprobs = sample_tokens(logits.cpu(), slots.uniforms[rows, drawn], self.temperature)
         slots.ids[rows, drawn], slots.logprobs[rows, drawn] = ids, logprobs
         slots.drawn[rows] = drawn + 1
         slots.position[rows] += 1
-        if on_token:
+        if self.on_token:
             for owner, token in zip(slots.owner[rows].tolist(), ids.tolist(), strict=True):
-                on_token(owner, token)
-        stopped = torch.isin(ids, stops)
-        ended = stopped | (drawn + 1 >= max_new_tokens) | (slots.position[rows] + 1 > limit - 1)
+                self.on_token(owner, token)
+        stopped = torch.isin(ids, torch.tensor(self.stop_ids, dtype=torch.long))
+        full = slots.position[rows] + 1 > self.model.config.max_seq_len - 1
+        ended = stopped | (drawn + 1 >= self.max_new_tokens) | full
         for row, stop in zip(rows[ended].tolist(), stopped[ended].tolist(), strict=True):
             length = int(slots.drawn[row])
-            results[int(slots.owner[row])] = Sample(
+            self.results[int(slots.owner[row])] = Sample(
                 slots.ids[row, :length].tolist(), slots.logprobs[row, :length].tolist(), "stop" if stop else "length"
             )
             slots.owner[row] = -1
-
-    while True:
-        free = (slots.owner < 0).nonzero()[:, 0]
-        if cursor < len(order) and len(free) * 8 >= len(slots.owner):
-            admitted = order[cursor : cursor + len(free)]
-            cursor += len(admitted)
-            rows = free[: len(admitted)]
-            slots.owner[rows] = torch.tensor(admitted)
-            slots.position[rows] = torch.tensor([len(prompts[index]) - 1 for index in admitted])
-            slots.drawn[rows] = 0
-            slots.uniforms[rows] = sample_uniforms([seeds[index] for index in admitted], max_new_tokens)
-            record(rows, _prefill(model, cache, rows, [prompts[index] for index in admitted]))
-            continue
-        active = (slots.owner >= 0).nonzero()[:, 0]
-        if not len(active):
-            break
-        if cursor == len(order) and len(active) * 4 <= len(slots.owner) * 3:
-            slots.keep(active)  # nobody is waiting: go on with the live rows alone
-            cache.keep_rows(active.to(model.device))
-            active = torch.arange(len(active))
-        last = slots.ids[torch.arange(len(slots.owner)), (slots.drawn - 1).clamp(min=0)]
-        positions = slots.position.masked_fill(slots.owner < 0, 0)
-        hidden = model.hidden(
-            last[:, None].to(model.device),
-            positions[:, None].to(model.device),
-            cache,
-            end=int(positions.max()) + 1,
-        )
-        record(active, model.logits(hidden[active.to(model.device), 0]))
-    return [result for result in results if result is not None]
 
 
 def _prefill(model: Decoder, cache: KVCache, rows: Tensor, prompts: list[Sequence[int]]) -> Tensor:
