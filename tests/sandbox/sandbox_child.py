@@ -1,7 +1,7 @@
 """A process of the tests that may lose privileges or system calls before it starts a sandbox of its own.
 
-Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse), `minimum`, `jobs` (pairs of
-program and tests), `wait` (say "ready" and hang with a program running). Prints one JSON object.
+Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse), `minimum`, `jobs` (program,
+tests and limits), `wait` (say "ready" and hang with a program running). Prints one JSON object.
 """
 
 import json
@@ -30,8 +30,8 @@ def main() -> None:
                 print("ready", flush=True)
                 sandbox.run(f"import time\n{order['wait']}", ["pass"], limits=Limits(wall_seconds=60, cpu_seconds=60))
                 time.sleep(60)
-            limits = Limits(wall_seconds=0.8, cpu_seconds=0.25, memory_bytes=256 << 20)
-            results = sandbox.run_many([Job(program, tests, limits=limits) for program, tests in order["jobs"]])
+            jobs = [Job(program, tests, limits=Limits(**limits)) for program, tests, limits in order["jobs"]]
+            results = sandbox.run_many(jobs)
             found = {
                 "level": sandbox.level,
                 "why": [str(finding) for finding in sandbox.why],

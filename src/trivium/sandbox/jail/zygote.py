@@ -181,7 +181,7 @@ def main() -> None:
             __import__(name)
     plan = read_plan(control)
     sys.path[:] = plan.paths
-    sys.argv[:] = [""]
+    sys.argv[:] = sys.orig_argv[:] = [""]
     os.environ.clear()
     limit_worker()
     if plan.level != "jailed" and host is None:
