@@ -1,9 +1,11 @@
 """A process of the tests that may lose privileges or system calls before it starts a sandbox of its own.
 
-Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse), `minimum`, `jobs` (program,
+Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse),
+`unknown` (let the processor seem to be one without a table), `minimum`, `jobs` (program,
 tests and limits), `wait` (say "ready" and hang with a program running). Prints one JSON object.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -23,6 +25,9 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(order["user"], order["user"], order["user"])
         os.setresuid(order["user"], order["user"], order["user"])
+    if order.get("unknown"):
+        linux32 = 8
+        ctypes.CDLL(None).personality(linux32)
     warnings.simplefilter("ignore")
     try:
         with Sandbox(workers=2, minimum=order.get("minimum", "isolated")) as sandbox:

@@ -98,6 +98,24 @@ def test_limited_must_be_asked_for_and_is_recorded() -> None:
     assert any("a program could read a file" in finding for finding in found["why"])
 
 
+needs_x86_64 = pytest.mark.skipif(syscalls.MACHINE != syscalls.X86_64, reason="Linux lets it seem to be an i686")
+
+
+@needs_x86_64
+def test_unknown_machine_is_limited_and_says_so() -> None:
+    """The way of macOS and of processors without a table: no filter, no namespaces, resource limits alone."""
+    error = start(unknown=True)["error"]
+    assert "seccomp" in error or "Landlock" in error
+    loop, sleep, greedy = "while True: pass", "import time\ntime.sleep(60)", "x = [0] * 10**9"
+    short = {**asdict(FAST), "wall_seconds": 2.5}
+    jobs = [GOOD, [loop, ["pass"], short], [sleep, ["pass"], short], [greedy, ["pass"], short], GOOD]
+    found = start(unknown=True, minimum="limited", jobs=jobs)
+    assert found["level"] == "limited"
+    assert found["verdicts"] == ["passed", "timeout", "timeout", "memory", "passed"]
+    assert any("read a file" in finding and "start a process" in finding for finding in found["why"])
+    assert any("no system call" in finding for finding in found["why"])
+
+
 def test_minimum_jailed_is_not_weakened() -> None:
     assert "'jailed'" in start(denied=NO_NAMESPACES, minimum="jailed")["error"]
 

@@ -95,12 +95,21 @@ def test_stopped_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sandbox.run_job(job).passed
 
 
-@pytest.mark.parametrize("program", ["time.sleep(60)", "while True: pass"])
-def test_killed_host_leaves_no_survivors(program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "order"),
+    [
+        ("time.sleep(60)", {}),
+        ("while True: pass", {}),
+        ("time.sleep(60)", {"denied": ["unshare"]}),
+        ("time.sleep(60)", {"unknown": True, "minimum": "limited"}),
+    ],
+    ids=["sleep", "loop", "isolated", "limited"],
+)
+def test_killed_host_leaves_no_survivors(program: str, order: dict) -> None:
     child = Path(__file__).parent / "sandbox_child.py"
     source = str(Path(__file__).parents[2] / "src")
     process = subprocess.Popen(
-        [sys.executable, str(child), json.dumps({"wait": program})],
+        [sys.executable, str(child), json.dumps({"wait": program, **order})],
         env={"PYTHONPATH": source},
         stdout=subprocess.PIPE,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import sys
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ PROGRAMS_PER_WORKER = 2000
 """A worker is replaced after this many, so that nothing can add up in it."""
 AHEAD_PER_WORKER = 64
 _CLOSED = "The sandbox is closed. Run programs inside its with block."
+_ELSEWHERE = "Use Linux, for example in a virtual machine on this computer"
 _REMEDIES = {
     "namespaces": (
         "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
@@ -244,7 +246,8 @@ class Sandbox:
                     worker = Worker(machine.plan(level, self._scratch_bytes, target))
                 except LevelRefused as refusal:
                     about, _, detail = str(refusal).partition(": ")
-                    self.why.append(Finding(about, f"{detail} (needed for {level})", _REMEDIES.get(about, "")))
+                    remedy = _REMEDIES.get(about, "") if sys.platform.startswith("linux") else _ELSEWHERE
+                    self.why.append(Finding(about, f"{detail} (needed for {level})", remedy))
                     continue
                 through: list[str] = worker.hello["through"]
                 if through and level != "limited":
