@@ -13,6 +13,7 @@ import pytest
 from hostile_programs import CORPUS, Attack
 from sandbox_host import FAST, Host
 
+from trivium.sandbox import remedies
 from trivium.sandbox.jail import landlock, syscalls
 
 pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="Linux on x86-64 or aarch64 only")
@@ -76,13 +77,13 @@ def contained(
 @needs_landlock
 def test_without_namespaces_it_is_isolated_and_contains_the_corpus(host: Host) -> None:
     found = contained(host, "isolated", corpus=LAYERED, denied=NO_NAMESPACES)
-    assert any("namespaces" in finding and "Allow" in finding for finding in found["why"])
+    assert any("namespaces: unshare" in finding and "Start the container" in finding for finding in found["why"])
 
 
 @needs_root
 def test_without_landlock_it_is_jailed_and_contains_the_corpus(host: Host) -> None:
     found = contained(host, "jailed", corpus=LAYERED, denied=["landlock_create_ruleset"])
-    assert "Landlock: missing" in found["why"]
+    assert any(finding.startswith("Landlock: missing. Use Linux 5.13") for finding in found["why"])
 
 
 def test_without_namespaces_and_landlock_it_refuses_and_says_why() -> None:
@@ -114,6 +115,41 @@ def test_unknown_machine_is_limited_and_says_so() -> None:
     assert found["verdicts"] == ["passed", "timeout", "timeout", "memory", "passed"]
     assert any("read a file" in finding and "start a process" in finding for finding in found["why"])
     assert any("no system call" in finding for finding in found["why"])
+    abouts = [finding.split(":")[0] for finding in found["why"]]
+    assert len(abouts) == len(set(abouts)), "one finding on each thing"
+
+
+def test_doctor_tells_level_reason_and_remedy() -> None:
+    code = (
+        "import sys\nfrom trivium.sandbox.jail import seccomp, syscalls\n"
+        "syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)\n"
+        f"seccomp.install(seccomp.assemble(seccomp.deny_filter({NO_LANDLOCK!r})))\n"
+        "from trivium.cli.program import main\nsys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": SOURCE}, capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if " sandbox" in line[:17]]
+    assert lines[0].startswith("warning  sandbox: level limited: ") and "not safe" in lines[0]
+    assert any("sandbox, namespaces: unshare: " in line and line.startswith("warning") for line in lines)
+    assert any("sandbox, Landlock: " in line and "lsm=" in line for line in lines)
+    assert any("sandbox, probe: a program could " in line and line.startswith("warning") for line in lines)
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("switches", "advice"),
+    [
+        ({"kernel/unprivileged_userns_clone": "0\n"}, "kernel.unprivileged_userns_clone=1"),
+        ({"kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "apparmor_restrict_unprivileged_userns=0"),
+        ({"kernel/unprivileged_userns_clone": "1\n", "user/max_user_namespaces": "0\n"}, "max_user_namespaces=10000"),
+    ],
+)
+def test_remedy_names_the_switch_that_forbids(switches: dict[str, str], advice: str, tmp_path: Path) -> None:
+    for name, value in switches.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(value)
+    assert remedies._namespaces(tmp_path).endswith(advice)
 
 
 def test_minimum_jailed_is_not_weakened() -> None:

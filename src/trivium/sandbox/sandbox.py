@@ -2,7 +2,6 @@
 
 import asyncio
 import queue
-import sys
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +12,10 @@ from typing import Self
 from trivium.base.errors import SandboxError
 
 from . import machine
+from .jail.enclosure import MISSING
 from .job import Case, Job, same_output, script_frame
 from .limits import MIB, Limits
+from .remedies import remedy
 from .result import LEVELS, Finding, Level, Result
 from .stream import in_order, in_order_async
 from .verdict import combine, compose, invalid, wrong_output
@@ -25,17 +26,10 @@ PROGRAMS_PER_WORKER = 2000
 """A worker is replaced after this many, so that nothing can add up in it."""
 AHEAD_PER_WORKER = 64
 _CLOSED = "The sandbox is closed. Run programs inside its with block."
-_ELSEWHERE = "Use Linux, for example in a virtual machine on this computer"
-_REMEDIES = {
-    "namespaces": (
-        "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-        "kernel.apparmor_restrict_unprivileged_userns=0), or in a container add "
-        "--security-opt seccomp=unconfined --cap-add SYS_ADMIN"
-    ),
-    "Landlock": "Use Linux 5.13 or later with landlock among the lsm= boot parameters, and Docker 20.10.10 or later",
-    "seccomp": "Use Linux on x86-64 or aarch64 with CONFIG_SECCOMP_FILTER",
-    "a root of its own": "Give the container CAP_SYS_ADMIN, or run outside of it",
-}
+
+
+class NotConfined(UserWarning):
+    """The sandbox is at level `limited`, as it was asked to be."""
 
 
 class Sandbox:
@@ -246,8 +240,8 @@ class Sandbox:
                     worker = Worker(machine.plan(level, self._scratch_bytes, target))
                 except LevelRefused as refusal:
                     about, _, detail = str(refusal).partition(": ")
-                    remedy = _REMEDIES.get(about, "") if sys.platform.startswith("linux") else _ELSEWHERE
-                    self.why.append(Finding(about, f"{detail} (needed for {level})", remedy))
+                    if about not in [finding.about for finding in self.why]:
+                        self.why.append(Finding(about, f"{detail}, needed for {level}", remedy(about)))
                     continue
                 through: list[str] = worker.hello["through"]
                 if through and level != "limited":
@@ -266,15 +260,20 @@ class Sandbox:
 
     def _describe(self, worker: Worker, level: Level, through: list[str]) -> None:
         self.level = level
-        self.why += [Finding(about, detail) for about, detail in worker.hello["findings"]]
+        known = [finding.about for finding in self.why]
+        for about, detail in worker.hello["findings"]:
+            if about not in known:
+                self.why.append(Finding(about, detail, remedy(about) if detail == MISSING else ""))
         slowness = worker.hello["slowness"]
         if slowness > 1.05:
             self.why.append(
                 Finding("speed", f"time limits are {slowness:.1f} times as long, as Python runs slowly here")
             )
         if through:
-            self.why.append(Finding("probe", f"a program could {', '.join(through)}"))
+            self.why.append(Finding("probe", f"a program could {', '.join(through)}", "Get what is missing above"))
         else:
             self.why.append(Finding("probe", "nothing got through"))
         if level == "limited":
-            warnings.warn("The sandbox is at level 'limited': programs may harm this machine.", stacklevel=4)
+            warnings.warn(
+                NotConfined("The sandbox is at level 'limited': programs may harm this machine."), stacklevel=4
+            )
