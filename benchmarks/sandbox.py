@@ -24,7 +24,7 @@ from rivals import RIVALS, Check, run_all
 
 from trivium.base.errors import InputError
 from trivium.sandbox import Job, Sandbox
-from trivium.sandbox.jail import enclosure, landlock, lockdown, namespaces, seccomp, syscalls
+from trivium.sandbox.jail import enclosure, landlock, lockdown, namespaces, program, seccomp, syscalls
 
 OURS = "sandbox"
 TRIVIAL = [
@@ -100,7 +100,7 @@ def latency(jobs: Sequence[Job], count: int) -> dict[str, float]:
 
 
 def layers(repeats: int) -> dict[str, float]:
-    """What the layers cost: milliseconds for the two processes of a program, beyond forking them.
+    """What the layers cost: milliseconds for the two processes of a program, beyond forking and warming them up.
 
     Measured in a child that stands for a worker, as the layers stay on for good.
     """
@@ -132,7 +132,7 @@ def _layers(repeats: int) -> dict[str, float]:
         "Landlock": lockdown.Cage(me, restrict, None, 0, dying),
         "seccomp": lockdown.Cage(me, restrict, seccomp.ChildFilter(), 0, dying),
     }
-    times: dict[str, list[float]] = {name: [] for name in ("bare fork", *cages)}
+    times: dict[str, list[float]] = {name: [] for name in ("forks", *cages)}
     for _ in range(repeats):
         for name, found in times.items():
             began = time.perf_counter()
@@ -141,15 +141,16 @@ def _layers(repeats: int) -> dict[str, float]:
                 try:
                     if name in cages:
                         cages[name].lock([null] * 5, limits)
+                    program.warm_up()
                 finally:
                     os._exit(0)
             os.waitpid(pid, 0)
             found.append((time.perf_counter() - began) * 2000)
     medians = {name: statistics.median(found) for name, found in times.items()}
-    costs, before = {"two bare forks": medians["bare fork"]}, medians["bare fork"]
+    costs, before = {"two forks": medians["forks"]}, medians["forks"]
     for name in cages:
         costs[name], before = medians[name] - before, medians[name]
-    return costs | {"all layers": before - medians["bare fork"]}
+    return costs | {"all layers": before - medians["forks"]}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Every attack is contained: its verdict, the state of the host afterwards, and the next program."""
 
+import os
+
 import pytest
 from hostile_programs import CORPUS, Attack
-from sandbox_host import Host
+from sandbox_host import Host, descendants
 
 from trivium.sandbox import Job, Sandbox
 
@@ -19,10 +21,13 @@ def test_corpus_is_large_and_names_are_unique() -> None:
 @pytest.fixture(scope="module")
 def results(sandbox: Sandbox, host: Host) -> dict[str, object]:
     """Two at a time, each attack followed by a good program."""
+    before = set(descendants(os.getpid()))
     jobs = []
     for attack in CORPUS:
         jobs += [Job(host.fill(attack.program), TESTS, limits=attack.limits), GOOD]
     outcomes = sandbox.run_many(jobs)
+    workers = 2 * sandbox.workers  # a process outside of its namespace and one inside, each perhaps new
+    assert len(set(descendants(os.getpid())) - before) <= workers + 2 * sandbox.workers  # and the next pairs
     return {attack.name: (outcomes[2 * i], outcomes[2 * i + 1]) for i, attack in enumerate(CORPUS)}
 
 

@@ -11,23 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from sandbox_host import FAST
+from sandbox_host import FAST, descendants
 
 from trivium.sandbox import Job, Limits, Sandbox, SandboxError, machine
 from trivium.sandbox.jail import syscalls
 
 pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="looks into /proc")
 ONE = Job("def f(): return 1", ["assert f() == 1"], entry_points=["f"])
-
-
-def descendants(pid: int) -> list[int]:
-    """All living processes below `pid`."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
-                found += [child, *descendants(child)]
-    return found
 
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:

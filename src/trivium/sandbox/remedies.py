@@ -13,7 +13,6 @@ _CONTAINER = "Start the container with --security-opt seccomp=unconfined --cap-a
 _REMEDIES = {
     "Landlock": "Use Linux 5.13 or later with landlock among the lsm= boot parameters, and Docker 20.10.10 or later",
     "seccomp": "Use Linux on x86-64 or aarch64 with CONFIG_SECCOMP_FILTER",
-    "a root of its own": _CONTAINER,
 }
 
 
@@ -21,7 +20,8 @@ def remedy(about: str) -> str:
     """How to get the layer, empty if there is nothing to advise."""
     if not sys.platform.startswith("linux"):
         return "Use Linux, for example in a virtual machine on this computer"
-    return _namespaces() if about == "namespaces" else _REMEDIES.get(about, "")
+    # AppArmor on Ubuntu 24.04 grants the namespaces but nothing to do in them
+    return _namespaces() if about in ("namespaces", "a root of its own") else _REMEDIES.get(about, "")
 
 
 def _namespaces(proc: Path = Path("/proc/sys")) -> str:

@@ -211,8 +211,10 @@ class Sandbox:
 
     def _take(self) -> Worker | None:
         """A free worker, None for a place whose worker is yet to be started. Raises SandboxError: it is closed."""
-        worker = None if self._closed else self._idle.get()
         if self._closed:
+            raise SandboxError(_CLOSED)
+        worker = self._idle.get()
+        if self._closed:  # in the meantime
             self._idle.put(worker)
             raise SandboxError(_CLOSED)
         return worker
