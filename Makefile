@@ -7,10 +7,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+BENCHMARKS := benchmarks/bench_quick.py benchmarks/sandbox.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types bench check-learning gpu-check lock clean
+.PHONY: help setup quickstart test lint types bench soak check-learning gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,9 +43,10 @@ test: lint types ## lint, types and the whole test suite, a small pipeline from 
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu and not network" $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks
-	@if [ -d benchmarks ]; then set -e; for file in benchmarks/bench_*.py; do \
-		echo "== $$file"; $(BIN)/python $$file $(ARGS); done; \
-	else echo "there is no benchmarks folder yet"; fi
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+
+soak: $(STAMP) ## 20,000 programs of all kinds through the sandbox: does anything grow? (minutes)
+	$(BIN)/python benchmarks/sandbox.py --soak 20000 $(ARGS)
 
 check-learning: $(STAMP) ## the quickstart's learning figures, several full runs (long)
 	$(BIN)/python benchmarks/check_learning.py $(ARGS)

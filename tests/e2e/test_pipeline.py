@@ -58,6 +58,8 @@ def test_every_artefact_of_the_contract_is_there(finished: tuple[Path, dict]) ->
     assert all(wanted | {"train_seconds", "tokens"} <= set(figures) for figures in summary["models"].values())
     assert not [path for path in run.rglob("*") if path.suffix in (".pt", ".bin", ".pkl") and "shards" not in str(path)]
     assert not list(run.rglob("*.tmp"))
+    levels = {json.loads(path.read_text())["machine"].get("sandbox") for path in run.rglob("evaluate/manifest.json")}
+    assert levels and levels <= {"jailed", "isolated"}
 
 
 def test_artefacts_open_in_transformers(finished: tuple[Path, dict]) -> None:

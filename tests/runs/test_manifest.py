@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trivium.base.errors import RunDirError
-from trivium.runs import Manifest, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs import Manifest, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest, record_machine
 
 CONFIG = {"lr": 0.001, "model": {"d_model": 64, "layers": [1, 2]}, "note": None}
 
@@ -154,6 +154,13 @@ def test_config_is_written_as_toml(stage: StageDir) -> None:
     text = stage.config_path.read_text()
     assert tomllib.loads(text) == {"lr": 0.001, "model": {"d_model": 64, "layers": [1, 2]}}
     assert "# note is not set" in text
+
+
+def test_facts_on_the_machine_are_added(stage: StageDir) -> None:
+    start(stage)
+    before = recorded(stage).machine
+    record_machine(stage, sandbox="jailed")
+    assert recorded(stage).machine == before | {"sandbox": "jailed"}
 
 
 def test_warnings_are_recorded_once(stage: StageDir) -> None:

@@ -4,12 +4,19 @@
 program says so itself and passes; where it cannot be undone by the program, the verdict names what stopped it.
 """
 
+import platform
 from dataclasses import dataclass
+
+from sandbox_host import FAST
+
+from trivium.sandbox import Limits
 
 REFUSED = frozenset({"passed"})
 STOPPED = frozenset({"timeout"})
 NO_MEMORY = frozenset({"memory", "error", "killed"})
 ENDED = frozenset({"killed", "error", "failed"})
+GREEDY = Limits(wall_seconds=5.0, cpu_seconds=3.0, memory_bytes=256 << 20)
+"""For programs that memory, not time, is to stop."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,11 @@ class Attack:
     row: str
     program: str
     verdicts: frozenset[str] = REFUSED
+
+    @property
+    def limits(self) -> Limits:
+        """Short, as most attacks are over at once or never."""
+        return GREEDY if self.row == "memory" else FAST
 
 
 def refused(name: str, row: str, *statements: str, imports: str = "os") -> Attack:
@@ -43,9 +55,19 @@ LIBC = "libc = ctypes.CDLL(None, use_errno=True)"
 
 
 def native(name: str, row: str, call: str) -> Attack:
-    """An attack by a native call that returns -1 if it is refused."""
-    statements = (LIBC, f"if {call} == -1: raise OSError(ctypes.get_errno(), 'refused')")
+    """An attack by a native call, refused before the kernel looks at its arguments: with EPERM or ENOSYS."""
+    statements = (
+        LIBC,
+        f"if {call} == -1 and ctypes.get_errno() in (1, 38): raise OSError(ctypes.get_errno(), 'refused')",
+        "return f'errno {ctypes.get_errno()}'",
+    )
     return refused(name, row, *statements, imports="ctypes, os")
+
+
+def system_call(name: str, row: str, x86_64: int, aarch64: int, arguments: str = "0, 0, 0, 0, 0, 0") -> Attack:
+    """An attack by number."""
+    number = aarch64 if platform.machine() in ("aarch64", "arm64") else x86_64
+    return native(name, row, f"libc.syscall({number}, {arguments})")
 
 
 TIME = [
@@ -86,7 +108,32 @@ MEMORY = [
     ),
     refused("memfd", "memory", "os.memfd_create('x')"),
     refused("shared memory file", "memory", "open('/dev/shm/x', 'wb').write(b'x')"),
-    native("system v shared memory", "memory", "libc.syscall(29, 0, 1 << 20, 0o1777)"),
+    system_call("system v shared memory", "memory", 29, 194, "0, 1 << 20, 0o1777"),
+    system_call("system v messages", "memory", 68, 186, "0, 0o1777"),
+    system_call("system v semaphores", "memory", 64, 190, "0, 100, 0o1777"),
+    system_call("posix messages", "memory", 240, 180, "b'/x', 0o102, 0o600, 0"),
+    system_call("secret memory", "memory", 447, 447),
+    Attack(
+        "socket buffers",
+        "memory",
+        "import socket\ndef attack():\n    ends = []\n    try:\n        while True:\n"
+        "            ends += socket.socketpair()\n            ends[-1].setblocking(False)\n"
+        "            try:\n                while True: ends[-1].send(bytes(1 << 16))\n"
+        "            except BlockingIOError: pass\n    except OSError: return 'refused'",
+    ),
+    refused(
+        "larger socket buffers",
+        "memory",
+        "a, b = socket.socketpair()\na.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 28)",
+        imports="socket",
+    ),
+    Attack(
+        "nested data",
+        "memory",
+        "def attack():\n    x = []\n    while True: x = [x, x, bytes(1 << 16)]",
+        NO_MEMORY | STOPPED,
+    ),
+    Attack("huge answer", "memory", "def attack(): return 'x' * (64 << 20)", NO_MEMORY),
     Attack(
         "pipes",
         "memory",
@@ -107,7 +154,17 @@ PROCESSES = [
     refused("posix_spawn", "processes", "os.posix_spawn('/bin/true', ['true'], {})"),
     refused("exec", "processes", "os.execv('/bin/true', ['true'])"),
     Attack("shell", "processes", "import os\ndef attack(): return 'refused' if os.system('true') else 'done'"),
-    native("clone3", "processes", "libc.syscall(435, ctypes.create_string_buffer(88), 88)"),
+    system_call("clone3", "processes", 435, 435, "ctypes.create_string_buffer(88), 88"),
+    system_call("clone", "processes", 56, 220, "17, 0, 0, 0, 0"),
+    system_call("execveat", "processes", 322, 281, "-100, b'/bin/true', 0, 0, 0"),
+    refused(
+        "daemon",
+        "processes",
+        "os.setsid()\nif os.fork() == 0:\n    while True: open('@DIRECTORY@/made', 'a').write('x')",
+    ),
+    refused(
+        "multiprocessing", "processes", "p = m.get_context('fork').Process()\np.start()", imports="multiprocessing as m"
+    ),
     Attack(
         "thread bomb",
         "processes",
@@ -193,30 +250,77 @@ OTHERS = [
     refused(
         "signals from a file", "others", "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())"
     ),
-    native("trace the parent", "others", "libc.syscall(101, 16, os.getppid(), 0, 0)"),
-    native("read another's memory", "others", "libc.syscall(310, os.getppid(), 0, 0, 0, 0, 0)"),
+    system_call("trace the parent", "others", 101, 117, "16, os.getppid(), 0, 0"),
+    system_call("be traced", "others", 101, 117, "0, 0, 0, 0"),
+    system_call("read another's memory", "others", 310, 270, "os.getppid(), 0, 0, 0, 0, 0"),
+    system_call("write to another's memory", "others", 311, 271, "os.getppid(), 0, 0, 0, 0, 0"),
+    system_call("take another's descriptor", "others", 438, 438, "0, 0, 0"),
+    system_call("advise another's memory", "others", 440, 440),
+    system_call("signal by descriptor", "others", 424, 424),
+    system_call("queue a signal", "others", 129, 138, "os.getppid(), 0, 0"),
+    system_call("processors of others", "others", 203, 122, "os.getppid(), 8, ctypes.create_string_buffer(8)"),
+    system_call("scheduling of others", "others", 144, 119, "os.getppid(), 0, ctypes.create_string_buffer(8)"),
+    system_call("input priority of others", "others", 251, 30, "1, os.getppid(), 0"),
+    refused(
+        "signals from a descriptor",
+        "others",
+        "import fcntl\nr, w = os.pipe()\nfcntl.ioctl(r, 0x5452, b'\\1\\0\\0\\0')",  # FIOASYNC
+    ),
+    refused("typing for others", "others", "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')"),  # TIOCSTI
+    refused(
+        "received descriptors", "others", "socket.socket.recvmsg(socket.socketpair()[0], 1, 64, 64)", imports="socket"
+    ),
 ]
+INTERRUPT = """
+import ctypes, mmap
+def attack():
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(bytes([0xB8, 20, 0, 0, 0, 0xCD, 0x80, 0xC3]))  # mov eax, getpid of 32-bit Linux; int 0x80; ret
+    return ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
+"""
 KERNEL = [
-    native("io_uring", "kernel", "libc.syscall(425, 8, ctypes.create_string_buffer(120))"),
-    native("bpf", "kernel", "libc.syscall(321, 0, ctypes.create_string_buffer(64), 64)"),
-    native("perf", "kernel", "libc.syscall(298, ctypes.create_string_buffer(128), 0, -1, -1, 0)"),
-    native("userfaultfd", "kernel", "libc.syscall(323, 0)"),
-    native("keyctl", "kernel", "libc.syscall(250, 0, 0, 0, 0, 0)"),
+    system_call("io_uring", "kernel", 425, 425, "8, ctypes.create_string_buffer(120)"),
+    system_call("bpf", "kernel", 321, 280, "0, ctypes.create_string_buffer(64), 64"),
+    system_call("perf", "kernel", 298, 241, "ctypes.create_string_buffer(128), 0, -1, -1, 0"),
+    system_call("userfaultfd", "kernel", 323, 282),
+    system_call("keyctl", "kernel", 250, 219),
+    system_call("add a key", "kernel", 248, 217),
+    system_call("another filter", "kernel", 317, 277, "1, 0, ctypes.create_string_buffer(16)"),
+    system_call("file by handle", "kernel", 304, 265, "-100, ctypes.create_string_buffer(64), 0"),
+    system_call("watch everything", "kernel", 300, 262),
+    system_call("watch files", "kernel", 294, 26),
+    system_call("personality", "kernel", 135, 92),
+    system_call("reboot", "kernel", 169, 142),
+    system_call("load a kernel", "kernel", 246, 104),
+    system_call("load a module", "kernel", 175, 105),
+    system_call("swap", "kernel", 167, 224),
+    system_call("accounting", "kernel", 163, 89),
+    system_call("set the clock", "kernel", 227, 112),
+    system_call("adjust the clock", "kernel", 159, 171),
+    system_call("open a tree", "kernel", 428, 428),
+    system_call("open a file system", "kernel", 430, 430),
+    system_call("splice", "kernel", 275, 76),
+    system_call("map pages into a pipe", "kernel", 278, 75),
     native("mount", "kernel", "libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None)"),
     native("unshare", "kernel", "libc.unshare(0x10000000)"),
     native("setns", "kernel", "libc.setns(0, 0)"),
     native("chroot", "kernel", "libc.chroot(b'/')"),
     native("become root", "kernel", "libc.setuid(0) or libc.setgroups(0, None)"),
-    native("another filter", "kernel", "libc.syscall(317, 1, 0, ctypes.create_string_buffer(16))"),
     native("dumpable", "kernel", "libc.prctl(4, 1, 0, 0, 0)"),
     native("no more death signal", "kernel", "libc.prctl(1, 0, 0, 0, 0)"),
-    Attack(
-        "x32 call",
-        "kernel",
-        "import ctypes\ndef attack(): return ctypes.CDLL(None).syscall(0x40000000 + 39)",
-        frozenset({"forbidden"}),
-    ),
 ]
+if platform.machine() == "x86_64":
+    KERNEL += [
+        system_call("local descriptors", "kernel", 154, 0),
+        system_call("ports", "kernel", 172, 0),
+        Attack(
+            "x32 call",
+            "kernel",
+            "import ctypes\ndef attack(): return ctypes.CDLL(None).syscall(0x40000000 + 39)",
+            frozenset({"forbidden"}),
+        ),
+        Attack("32-bit call", "kernel", INTERRUPT, frozenset({"forbidden", "killed"})),  # killed: not in this kernel
+    ]
 CRASHES = [
     Attack("exit", "crashes", "import sys\nsys.exit(0)", ENDED),
     Attack("exit at once", "crashes", "import os\nos._exit(0)", ENDED),
@@ -234,6 +338,28 @@ CRASHES = [
     Attack("null byte", "crashes", "def attack(): return '\\x00'\n\x00", frozenset({"error"})),
     Attack("surrogate", "crashes", "x = '\udc80'", frozenset({"error"})),
     Attack("deep nesting", "crashes", "(" * 5000 + ")" * 5000, frozenset({"error", "memory", "killed"})),
+    Attack("illegal instruction", "crashes", "import os\ndef attack(): os.kill(os.getpid(), 4)", ENDED),
+    Attack(
+        "link closed and asleep",
+        "crashes",
+        "import os, time\ndef attack():\n    os.close(3)\n    time.sleep(60)",
+        ENDED | STOPPED,
+    ),
+    Attack("link replaced", "crashes", "import os\ndef attack(): os.dup2(1, 3)", ENDED | STOPPED),
+    Attack(
+        "link flooded",
+        "crashes",
+        "import os\ndef attack():\n    while True: os.write(3, bytes(1 << 16))",
+        ENDED | STOPPED,
+    ),
+    Attack(
+        "link read by a thread",
+        "crashes",
+        "import os, threading\ndef steal():\n    while True: os.read(3, 1)\n"
+        "threading.Thread(target=steal, daemon=True).start()\ndef attack(): return 'refused'",
+        ENDED | STOPPED | REFUSED,
+    ),
+    Attack("out of descriptors", "crashes", "import os\nwhile True: os.dup(0)", frozenset({"error"})),
     Attack("closed descriptors", "crashes", "import os\nos.closerange(0, 64)", ENDED),
     Attack(
         "kills its streams", "crashes", "import sys\nsys.stdout = sys.stderr = None\ndef attack(): return 'refused'"
@@ -254,6 +380,21 @@ OUTPUT = [
     ),
 ]
 SECRETS = [
+    Attack(
+        "memory of earlier programs",
+        "secrets",
+        "import builtins, sys\ndef attack():\n    found = hasattr(builtins, 'left') or 'left' in sys.modules\n"
+        "    builtins.left = sys.modules['left'] = sys\n    return 'done' if found else 'refused'",
+    ),
+    Attack(
+        "names of the host",
+        "secrets",
+        "import sys\ndef attack():\n    known = repr([sys.argv, sys.path, sys.orig_argv])\n"
+        "    return 'done' if 'trivium' in known else 'refused'",
+    ),
+    Attack("own command line", "secrets", LISTING.replace("@PLACE@", "'/proc/self'")),
+    Attack("devices", "secrets", LISTING.replace("@PLACE@", "'/dev/pts'")),
+    Attack("kernel's settings", "secrets", LISTING.replace("@PLACE@", "'/sys'")),
     Attack("environment", "secrets", "import os\ndef attack(): return 'done' if os.environ else 'refused'"),
     Attack(
         "descriptors",

@@ -1,9 +1,11 @@
 """A process of the tests that may lose privileges or system calls before it starts a sandbox of its own.
 
-Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse), `minimum`, `jobs` (pairs of
-program and tests), `wait` (say "ready" and hang with a program running). Prints one JSON object.
+Run with a JSON object: `user` (a user id to become), `denied` (system calls to refuse),
+`unknown` (let the processor seem to be one without a table), `minimum`, `jobs` (program,
+tests and limits), `wait` (say "ready" and hang with a program running). Prints one JSON object.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -23,6 +25,9 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(order["user"], order["user"], order["user"])
         os.setresuid(order["user"], order["user"], order["user"])
+    if order.get("unknown"):
+        linux32 = 8
+        ctypes.CDLL(None).personality(linux32)
     warnings.simplefilter("ignore")
     try:
         with Sandbox(workers=2, minimum=order.get("minimum", "isolated")) as sandbox:
@@ -30,8 +35,8 @@ def main() -> None:
                 print("ready", flush=True)
                 sandbox.run(f"import time\n{order['wait']}", ["pass"], limits=Limits(wall_seconds=60, cpu_seconds=60))
                 time.sleep(60)
-            limits = Limits(wall_seconds=0.8, cpu_seconds=0.25, memory_bytes=256 << 20)
-            results = sandbox.run_many([Job(program, tests, limits=limits) for program, tests in order["jobs"]])
+            jobs = [Job(program, tests, limits=Limits(**limits)) for program, tests, limits in order["jobs"]]
+            results = sandbox.run_many(jobs)
             found = {
                 "level": sandbox.level,
                 "why": [str(finding) for finding in sandbox.why],

@@ -1,5 +1,6 @@
 """What the sandbox's tests share: short limits, and things of the host that no program may touch."""
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -45,3 +46,13 @@ class Host:
                 end.accept()
         with pytest.raises(BlockingIOError):
             self.datagrams.recv(10)
+
+
+def descendants(pid: int) -> list[int]:
+    """All living processes below `pid`."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found

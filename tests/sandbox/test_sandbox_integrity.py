@@ -59,6 +59,18 @@ def f(x):
     for o in gc.get_objects():
         if isinstance(o, (list, dict)) and 'assert' + ' f(' in repr(o): return 42
     return None""",
+    "search of the memory": """
+import ctypes, os
+libc = ctypes.CDLL(None)
+read, write = os.pipe()
+shifted = bytes((i + 1) % 256 for i in range(256))  # so that what is sought is not itself in memory
+def f(x):
+    for place in (f, [], 'text', b'bytes' * 9):
+        start = id(place) & ~0xfff
+        for address in range(start - (1 << 19), start + (1 << 19), 4096):
+            if libc.write(write, ctypes.c_void_p(address), 4096) == 4096:  # -1 where nothing is mapped
+                if b'bttfsu!g)2*!>>!53' in os.read(read, 4096).translate(shifted): return 42
+    return None""",
     "forged frames on all descriptors": """
 import json, os, struct
 rows = [["passed", 0.0, "", ""]] * 3 + [["done", 3.0, "", ""]]

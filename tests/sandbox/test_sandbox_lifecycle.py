@@ -11,23 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from sandbox_host import FAST
+from sandbox_host import FAST, descendants
 
-from trivium.sandbox import Job, Limits, Sandbox, SandboxError
+from trivium.sandbox import Job, Limits, Sandbox, SandboxError, machine
 from trivium.sandbox.jail import syscalls
 
 pytestmark = pytest.mark.skipif(not syscalls.SUPPORTED, reason="looks into /proc")
 ONE = Job("def f(): return 1", ["assert f() == 1"], entry_points=["f"])
-
-
-def descendants(pid: int) -> list[int]:
-    """All living processes below `pid`."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
-                found += [child, *descendants(child)]
-    return found
 
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:
@@ -95,12 +85,21 @@ def test_stopped_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sandbox.run_job(job).passed
 
 
-@pytest.mark.parametrize("program", ["time.sleep(60)", "while True: pass"])
-def test_killed_host_leaves_no_survivors(program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "order"),
+    [
+        ("time.sleep(60)", {}),
+        ("while True: pass", {}),
+        ("time.sleep(60)", {"denied": ["unshare"]}),
+        ("time.sleep(60)", {"unknown": True, "minimum": "limited"}),
+    ],
+    ids=["sleep", "loop", "isolated", "limited"],
+)
+def test_killed_host_leaves_no_survivors(program: str, order: dict) -> None:
     child = Path(__file__).parent / "sandbox_child.py"
     source = str(Path(__file__).parents[2] / "src")
     process = subprocess.Popen(
-        [sys.executable, str(child), json.dumps({"wait": program})],
+        [sys.executable, str(child), json.dumps({"wait": program, **order})],
         env={"PYTHONPATH": source},
         stdout=subprocess.PIPE,
     )
@@ -112,6 +111,23 @@ def test_killed_host_leaves_no_survivors(program: str) -> None:
     process.wait()
     process.stdout.close()
     assert gone(below)
+
+
+def test_canary_of_a_killed_process_is_removed_and_that_of_a_living_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long_ago = (1.0, 1.0)
+    left = tmp_path / "sandbox-probe-left"
+    left.mkdir()
+    (left / "canary").touch()
+    os.utime(left, long_ago)
+    with machine.targets() as living:
+        os.utime(Path(living.canary).parent, long_ago)
+        with machine.targets() as other:
+            assert not left.exists()
+            assert Path(living.canary).exists() and Path(other.canary).exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_fork_of_the_host_keeps_no_worker_alive() -> None:
@@ -151,34 +167,15 @@ def test_failure_inside_the_block_waits_for_no_program() -> None:
     assert time.monotonic() - started < 30
 
 
-def soak(programs: int) -> None:
-    jobs = [
-        ONE,
-        Job("import threading\nthreading.Thread(target=print).start()\ndef f(): return 1", ["assert f() == 1"]),
-        Job("x = bytearray(50 << 20)\ndef f(): return 1", ["assert f() == 2"]),
-        Job("import os\nopen('a', 'w').write('x')\nos._exit(1)", ["pass"]),
-    ]
-    before = set(descendants(os.getpid()))
-    with Sandbox(workers=2) as sandbox:
-        sandbox.run_many(jobs * 5)
-        counts = []
-        for _ in range(2):
-            mine = [pid for pid in descendants(os.getpid()) if pid not in before]
-            resident = max(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in mine)
-            counts.append((len(os.listdir("/proc/self/fd")), len(mine), resident))
-            if len(counts) == 1:
-                results = sandbox.run_many(jobs * (programs // len(jobs)))
-                assert [result.verdict for result in results[:4]] == ["passed", "passed", "failed", "killed"]
-                assert {result.verdict for result in results} == {"passed", "failed", "killed"}
-        (descriptors, processes, resident), after = counts
-        assert after[0] <= descriptors and after[1] <= processes + 2 and after[2] < resident + (5 << 20)
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sandbox.py"
 
 
-def test_short_soak() -> None:
-    soak(200)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_long_soak() -> None:
-    soak(20_000)
+@pytest.mark.parametrize("programs", [200, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_soak_is_flat(programs: int) -> None:
+    """Good, wrong, broken, greedy and dying programs: no process, descriptor, mount, file or memory adds up."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), "--soak", str(programs)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("processes left 0: flat\n")

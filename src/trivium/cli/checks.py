@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,13 @@ def _check_compiler() -> Check:
 def check_sandbox() -> Iterator[Check]:
     """The level at which programs written by a model are confined here."""
     from trivium.base.errors import SandboxError
-    from trivium.sandbox import Sandbox
+    from trivium.sandbox import NotConfined, Sandbox
 
     try:
-        with Sandbox(workers=1, minimum="limited") as sandbox:
-            level, findings = sandbox.level, list(sandbox.why)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConfined)  # said below
+            with Sandbox(workers=1, minimum="limited") as sandbox:
+                level, findings = sandbox.level, list(sandbox.why)
     except SandboxError as error:
         yield Check("sandbox", str(error).rstrip("."), "problem", "Stages that run generated code cannot run here.")
         return

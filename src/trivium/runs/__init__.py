@@ -2,7 +2,7 @@
 
 from trivium.runs.directory import RunDir, StageDir
 from trivium.runs.lineage import gather_lineage, list_runs, runs_table, write_lineage
-from trivium.runs.manifest import Manifest, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs.manifest import Manifest, add_warning, close_stage, open_stage, read_manifest, record_machine
 from trivium.runs.metrics import MetricsLog, read_metrics
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "open_stage",
     "read_manifest",
     "read_metrics",
+    "record_machine",
     "runs_table",
     "write_lineage",
 ]

@@ -179,6 +179,14 @@ def add_warning(stage: StageDir, message: str) -> None:
         _write(stage, manifest.model_copy(update={"warnings": [*manifest.warnings, message]}))
 
 
+def record_machine(stage: StageDir, **facts: Any) -> None:
+    """Add to what the manifest says of the machine that this session runs on."""
+    manifest = read_manifest(stage)
+    if manifest is None:
+        raise RunDirError(f"{stage.path} has no manifest to record the machine in. Open the stage first.")
+    _write(stage, manifest.model_copy(update={"machine": manifest.machine | facts}))
+
+
 def _write(stage: StageDir, manifest: Manifest) -> None:
     write_json(stage.manifest_path, manifest.model_dump(mode="json"))
 

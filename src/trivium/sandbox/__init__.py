@@ -5,6 +5,18 @@ from trivium.base.errors import SandboxError
 from .job import Case, Job
 from .limits import Limits
 from .result import Finding, Level, Result, TestResult, Verdict
-from .sandbox import Sandbox
+from .sandbox import NotConfined, Sandbox
 
-__all__ = ["Case", "Finding", "Job", "Level", "Limits", "Result", "Sandbox", "SandboxError", "TestResult", "Verdict"]
+__all__ = [
+    "Case",
+    "Finding",
+    "Job",
+    "Level",
+    "Limits",
+    "NotConfined",
+    "Result",
+    "Sandbox",
+    "SandboxError",
+    "TestResult",
+    "Verdict",
+]

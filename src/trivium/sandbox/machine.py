@@ -1,6 +1,7 @@
 """The interpreter's places on this machine, and the host's own things that a worker's probe must not reach."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from .jail.probes import Target
 from .result import Level
 
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_CANARIES = "sandbox-probe-"
+_SETTLED_SECONDS = 60.0  # a directory this old is locked, if its process lives
 _PACKAGES = ("site-packages", "dist-packages")
 
 
@@ -54,7 +58,9 @@ def _entries(library: str) -> Iterator[str]:
 @contextlib.contextmanager
 def targets() -> Iterator[Target]:
     """A file, two listeners and this process, all within reach of an unconfined process of any user."""
-    directory = Path(tempfile.mkdtemp(prefix="sandbox-probe-"))
+    _sweep()
+    directory = Path(tempfile.mkdtemp(prefix=_CANARIES))
+    alive = _lock(directory)
     name = f"sandbox-probe-{secrets.token_hex(8)}"
     linux = sys.platform.startswith("linux")
     try:
@@ -74,3 +80,28 @@ def targets() -> Iterator[Target]:
             yield Target(str(canary), port, name if linux else "", os.getpid())
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        if alive is not None:
+            os.close(alive)
+
+
+def _sweep() -> None:
+    """Remove what a process left here that was killed while it started; living ones hold a lock."""
+    for directory in Path(tempfile.gettempdir()).glob(_CANARIES + "*"):
+        with contextlib.suppress(OSError):
+            facts = directory.lstat()
+            if facts.st_uid == os.geteuid() and time.time() - facts.st_mtime > _SETTLED_SECONDS:
+                lock = _lock(directory)
+                if lock is not None:
+                    shutil.rmtree(directory, ignore_errors=True)
+                    os.close(lock)
+
+
+def _lock(directory: Path) -> int | None:
+    """Hold the directory until the descriptor is closed, or this process dies. None: another process holds it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,9 +1,10 @@
 """`Sandbox`: run untrusted programs against tests, confined by the kernel, at hundreds a second."""
 
+import asyncio
 import queue
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -11,25 +12,24 @@ from typing import Self
 from trivium.base.errors import SandboxError
 
 from . import machine
+from .jail.enclosure import MISSING
 from .job import Case, Job, same_output, script_frame
 from .limits import MIB, Limits
+from .remedies import remedy
 from .result import LEVELS, Finding, Level, Result
+from .stream import in_order, in_order_async
 from .verdict import combine, compose, invalid, wrong_output
 from .worker import LevelRefused, Worker, WorkerLost
 
 _DEFAULTS = Limits()
 PROGRAMS_PER_WORKER = 2000
 """A worker is replaced after this many, so that nothing can add up in it."""
-_REMEDIES = {
-    "namespaces": (
-        "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-        "kernel.apparmor_restrict_unprivileged_userns=0), or in a container add "
-        "--security-opt seccomp=unconfined --cap-add SYS_ADMIN"
-    ),
-    "Landlock": "Use Linux 5.13 or later with landlock among the lsm= boot parameters, and Docker 20.10.10 or later",
-    "seccomp": "Use Linux on x86-64 or aarch64 with CONFIG_SECCOMP_FILTER",
-    "a root of its own": "Give the container CAP_SYS_ADMIN, or run outside of it",
-}
+AHEAD_PER_WORKER = 64
+_CLOSED = "The sandbox is closed. Run programs inside its with block."
+
+
+class NotConfined(UserWarning):
+    """The sandbox is at level `limited`, as it was asked to be."""
 
 
 class Sandbox:
@@ -62,6 +62,7 @@ class Sandbox:
         """What was found while the level was proved."""
         self._closed = False
         self._living: set[Worker] = set()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         first = self._start_best()
         for worker in (first, *[None] * (workers - 1)):  # the others start when first needed
@@ -126,43 +127,56 @@ class Sandbox:
         """Run jobs on all workers; results in the jobs' order.
 
         Args:
-            jobs: drawn as workers become free.
-            progress: called with the number of jobs done after each.
+            jobs: drawn as `stream` draws them.
+            progress: called with the number of results so far after each.
         Raises:
             SandboxError: the sandbox is closed.
         """
-        source = enumerate(jobs)
-        lock = threading.Lock()
-        results: dict[int, Result] = {}
-        failures: list[BaseException] = []
+        results: list[Result] = []
+        for result in self.stream(jobs):
+            results.append(result)
+            if progress is not None:
+                progress(len(results))
+        return results
 
-        def work() -> None:
-            while not failures:
-                try:
-                    with lock:
-                        index, job = next(source)
-                    result = self.run_job(job)
-                    with lock:
-                        results[index] = result
-                        if progress is not None:
-                            progress(len(results))
-                except StopIteration:
-                    return
-                except BaseException as error:
-                    failures.append(error)
+    def stream(self, jobs: Iterable[Job], ahead: int | None = None) -> Iterator[Result]:
+        """Run jobs on all workers and yield their results in the jobs' order.
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(self.workers)]
-        for thread in threads:
-            thread.start()
+        Args:
+            jobs: may be endless; drawn as long as fewer than `ahead` results are outstanding, so memory is bounded.
+            ahead: 64 for each worker if None. A program that takes long holds up the results behind it, not the work.
+        Raises:
+            SandboxError: the sandbox is closed.
+        """
+        return in_order(self._submit, jobs, self._ahead(ahead))
+
+    async def run_async(
+        self,
+        program: str,
+        tests: Sequence[str | Case],
+        *,
+        prelude: str = "",
+        entry_points: Sequence[str] | None = None,
+        limits: Limits = _DEFAULTS,
+    ) -> Result:
+        """`run` for an event loop. If it is cancelled, a program that has started runs on to its end or limit."""
+        return await asyncio.wrap_future(self._submit(Job(program, tests, prelude, entry_points, limits)))
+
+    def stream_async(self, jobs: Iterable[Job] | AsyncIterable[Job], ahead: int | None = None) -> AsyncIterator[Result]:
+        """`stream` for an event loop, from an ordinary or an asynchronous iterable."""
+        return in_order_async(self._submit, jobs, self._ahead(ahead))
+
+    def _ahead(self, ahead: int | None) -> int:
+        if ahead is not None and ahead < 1:
+            raise SandboxError(f"ahead is {ahead}, expected at least 1. Leave it out for 64 jobs a worker.")
+        return AHEAD_PER_WORKER * self.workers if ahead is None else ahead
+
+    def _submit(self, job: Job) -> Future[Result]:
+        """Have a thread of ours run the job. Raises SandboxError if the sandbox is closed."""
         try:
-            for thread in threads:
-                thread.join()
-        except BaseException as interruption:  # Ctrl-C: let the threads stop after their programs
-            failures.append(interruption)
-            raise
-        if failures:
-            raise failures[0]
-        return [results[index] for index in range(len(results))]
+            return self._threads.submit(self.run_job, job)
+        except RuntimeError:
+            raise SandboxError(_CLOSED) from None
 
     def close(self) -> None:
         """End the workers. Programs that still run are finished first."""
@@ -172,7 +186,10 @@ class Sandbox:
             if worker is not None:
                 self._living.discard(worker)
                 worker.close()
+        if self._places:
+            self._idle.put(None)  # wakes those who wait for a worker, one after the other
         self._places = 0
+        self._threads.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -195,8 +212,12 @@ class Sandbox:
     def _take(self) -> Worker | None:
         """A free worker, None for a place whose worker is yet to be started. Raises SandboxError: it is closed."""
         if self._closed:
-            raise SandboxError("The sandbox is closed. Run programs inside its with block.")
-        return self._idle.get()
+            raise SandboxError(_CLOSED)
+        worker = self._idle.get()
+        if self._closed:  # in the meantime
+            self._idle.put(worker)
+            raise SandboxError(_CLOSED)
+        return worker
 
     def _start(self, level: Level) -> Worker:
         """A worker of exactly this level. Raises SandboxError."""
@@ -221,7 +242,8 @@ class Sandbox:
                     worker = Worker(machine.plan(level, self._scratch_bytes, target))
                 except LevelRefused as refusal:
                     about, _, detail = str(refusal).partition(": ")
-                    self.why.append(Finding(about, f"{detail} (needed for {level})", _REMEDIES.get(about, "")))
+                    if about not in [finding.about for finding in self.why]:
+                        self.why.append(Finding(about, f"{detail}, needed for {level}", remedy(about)))
                     continue
                 through: list[str] = worker.hello["through"]
                 if through and level != "limited":
@@ -240,15 +262,20 @@ class Sandbox:
 
     def _describe(self, worker: Worker, level: Level, through: list[str]) -> None:
         self.level = level
-        self.why += [Finding(about, detail) for about, detail in worker.hello["findings"]]
+        known = [finding.about for finding in self.why]
+        for about, detail in worker.hello["findings"]:
+            if about not in known:
+                self.why.append(Finding(about, detail, remedy(about) if detail == MISSING else ""))
         slowness = worker.hello["slowness"]
         if slowness > 1.05:
             self.why.append(
                 Finding("speed", f"time limits are {slowness:.1f} times as long, as Python runs slowly here")
             )
         if through:
-            self.why.append(Finding("probe", f"a program could {', '.join(through)}"))
+            self.why.append(Finding("probe", f"a program could {', '.join(through)}", "Get what is missing above"))
         else:
             self.why.append(Finding("probe", "nothing got through"))
         if level == "limited":
-            warnings.warn("The sandbox is at level 'limited': programs may harm this machine.", stacklevel=4)
+            warnings.warn(
+                NotConfined("The sandbox is at level 'limited': programs may harm this machine."), stacklevel=4
+            )

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from trivium.base.config import Config
-from trivium.runs import StageDir
+from trivium.base.log import say
+from trivium.runs import StageDir, record_machine
 from trivium.sandbox import Sandbox
 from trivium.stages.stage import note
 
@@ -23,8 +24,11 @@ class SandboxConfig(Config):
 
 @contextmanager
 def open_sandbox(stage: StageDir, config: SandboxConfig) -> Iterator[Sandbox]:
-    """A warm sandbox; a level below `jailed` is told and recorded."""
+    """A warm sandbox; its level is told and recorded, one below `jailed` as a warning."""
     with Sandbox(workers=config.workers, minimum=config.minimum) as sandbox:
-        if sandbox.level != "jailed":
+        record_machine(stage, sandbox=sandbox.level)
+        if sandbox.level == "jailed":
+            say(f"{stage.name}: programs run at sandbox level jailed")
+        else:
             note(stage, f"programs run at sandbox level {sandbox.level}")
         yield sandbox

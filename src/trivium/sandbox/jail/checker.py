@@ -172,4 +172,5 @@ def run(link: int, host: int) -> None:
     order = json.loads(wire.read_exactly(host, size))
     checker = Checker(connection, host, order)
     checker.run()
+    os.close(link)
     os._exit(GONE_STATUS if checker.gone else 0)

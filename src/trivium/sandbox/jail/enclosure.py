@@ -14,6 +14,7 @@ from .lockdown import Cage
 UNPRIVILEGED = 0x70000000  # user ids from here on belong to nobody
 NOBODY = 65534
 OWN_PROCESSES = 8  # a worker and its children, which count against RLIMIT_NPROC with a program's threads
+MISSING = "missing"
 SLACK = 256  # what the user's other processes may grow by where they are counted too
 
 
@@ -68,7 +69,7 @@ def enclose(plan: Plan, control: socket.socket) -> Enclosure:
         try:
             namespaces.drop_privileges(uid, uid)
         except OSError as error:
-            raise Refused(f"dropping privileges: {error}") from None
+            raise Refused(f"dropping privileges: {error.strerror}") from None
         die_with_parent()  # changing the user id has cleared it
     if ruleset is not None:
         restrict = landlock.restriction(ruleset)
@@ -88,7 +89,7 @@ def _enter_namespaces(plan: Plan, control: socket.socket, enclosure: Enclosure) 
     try:
         own_user = namespaces.unshare()
     except OSError as error:
-        raise Refused(f"namespaces: {error}") from None
+        raise Refused(f"namespaces: {error.strerror}") from None
     uid = namespaces.INSIDE_ID if own_user else _usable_id()
     child = os.fork()
     if child:
@@ -99,7 +100,7 @@ def _enter_namespaces(plan: Plan, control: socket.socket, enclosure: Enclosure) 
     try:
         enclosure.proc = namespaces.build_root(root, uid, uid)
     except OSError as error:
-        raise Refused(f"a root of its own: {error}") from None
+        raise Refused(f"a root of its own: {error.strerror}") from None
     enclosure.findings.append(
         ("namespaces", "in a user namespace" if own_user else "as root, then an unprivileged user")
     )
@@ -111,13 +112,13 @@ def _make_ruleset(plan: Plan, enclosure: Enclosure) -> int | None:
     if not version:
         if plan.level == "isolated":
             raise Refused("Landlock: not in this kernel, switched off or refused by the container")
-        enclosure.findings.append(("Landlock", "missing"))
+        enclosure.findings.append(("Landlock", MISSING))
         return None
     scratch = plan.scratch if plan.level == "jailed" else None
     try:
         ruleset = landlock.make_ruleset(plan.readable, namespaces.DEVICES, scratch)
     except OSError as error:
-        raise Refused(f"Landlock: {error}") from None
+        raise Refused(f"Landlock: {error.strerror}") from None
     enclosure.findings.append(("Landlock", f"ABI {version}"))
     return ruleset
 
@@ -142,8 +143,8 @@ def _install_filter(plan: Plan, enclosure: Enclosure) -> bool:
         seccomp.install(code)
     except OSError as error:
         if plan.level != "limited":
-            raise Refused(f"seccomp: {error}") from None
-        enclosure.findings.append(("seccomp", str(error)))
+            raise Refused(f"seccomp: {error.strerror}") from None
+        enclosure.findings.append(("seccomp", error.strerror or MISSING))
         return False
     enclosure.findings.append(("seccomp", "on"))
     return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from . import seccomp
 
 DESCRIPTORS_FROM = 10  # the worker's own descriptors lie here and above, so that targets below never collide
+DESCRIPTORS_TO = 4096  # and far below this: it holds few, and was started with none
 
 
 Bounds = list[tuple[int, tuple[int, int]]]
@@ -102,7 +103,7 @@ class Cage:
             self.restrict()
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target, inheritable=False)
-        os.closerange(len(descriptors), 1 << 20)
+        os.closerange(len(descriptors), DESCRIPTORS_TO)
         if self.filter is not None:
             self.filter.install(os.getpid())
 

@@ -6,19 +6,20 @@ worker and its programs (no new processes, signals to oneself only) is a second 
 
 import ctypes
 import struct
+from functools import partial
 
-from .syscalls import MACHINE, PR_GET_NAME, PR_SET_NAME, X86_64, number, prepare
+from .syscalls import AARCH64, MACHINE, PR_GET_NAME, PR_SET_NAME, X86_64, number, prepare
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, ENOSYS = 1, 38
-AUDIT_ARCH = 0xC000003E if MACHINE == X86_64 else 0xC00000B7
+AUDIT_ARCHS = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 X32_BIT = 0x40000000
 CLONE_THREAD = 0x00010000
 CLONE_NEW = 0x7E020080  # every namespace flag, CLONE_NEWTIME included
 O_WRITING = 0x1 | 0x2 | 0x40 | 0x200 | 0x400000  # O_WRONLY O_RDWR O_CREAT O_TRUNC, and O_TMPFILE's own bit
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
-LOAD, JEQ, JGE, JSET, AND, RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+LOAD, JEQ, JGE, JSET, RET = 0x20, 0x15, 0x35, 0x45, 0x06
 
 # Calls without side effects beyond the process, its open descriptors and the files that mounts and Landlock leave.
 ALLOWED = """
@@ -45,9 +46,9 @@ def _load_argument(index: int, high: bool = False) -> Instruction:
     return (LOAD, 0, 0, 16 + 8 * index + (4 if high else 0))
 
 
-def _when(name: str, block: list[Instruction]) -> list[Instruction]:
+def _when(name: str, block: list[Instruction], machine: str = MACHINE) -> list[Instruction]:
     """Run `block`, which must return, if the call is `name`; otherwise go on with the number still loaded."""
-    nr = number(name)
+    nr = number(name, machine)
     return [] if nr is None else [(JEQ, 0, len(block), nr), *block]
 
 
@@ -67,51 +68,55 @@ def _without_bits(argument: int, bits: int) -> list[Instruction]:
     return [_load_argument(argument), (JSET, 0, 1, bits), (RET, 0, 0, ERRNO | EPERM), (RET, 0, 0, ALLOW)]
 
 
-def base_filter(scratch: bool, write_opens: bool) -> list[Instruction]:
+def base_filter(scratch: bool, write_opens: bool, machine: str = MACHINE) -> list[Instruction]:
     """The worker's allowlist, inherited by its programs.
 
     Args:
         scratch: programs own a directory that nothing else sees (namespaces are in force).
         write_opens: files may be opened for writing (left to mounts or to Landlock from ABI 3 on).
+        machine: whose numbers.
     """
-    program: list[Instruction] = [(LOAD, 0, 0, 4), (JEQ, 1, 0, AUDIT_ARCH), (RET, 0, 0, KILL), (LOAD, 0, 0, 0)]
-    if MACHINE == X86_64:
+    when = partial(_when, machine=machine)
+    native = AUDIT_ARCHS[machine]
+    program: list[Instruction] = [(LOAD, 0, 0, 4), (JEQ, 1, 0, native), (RET, 0, 0, KILL), (LOAD, 0, 0, 0)]
+    if machine == X86_64:
         program += [(JGE, 0, 1, X32_BIT), (RET, 0, 0, KILL)]
     for name in (ALLOWED + (ON_SCRATCH if scratch else "")).split():
-        program += _when(name, _returns(ALLOW))
+        program += when(name, _returns(ALLOW))
     if write_opens and not scratch:
-        program += _when("ftruncate", _returns(ALLOW)) + _when("truncate", _returns(ALLOW))
-    program += _when("openat", _returns(ALLOW) if write_opens else _without_bits(2, O_WRITING))
-    program += _when("clone", _without_bits(0, CLONE_NEW))
+        program += when("ftruncate", _returns(ALLOW)) + when("truncate", _returns(ALLOW))
+    program += when("openat", _returns(ALLOW) if write_opens else _without_bits(2, O_WRITING))
+    program += when("clone", _without_bits(0, CLONE_NEW))
     # glibc falls back to clone, whose flags can be inspected, only on ENOSYS
-    program += _when("clone3", _returns(ERRNO | ENOSYS))
-    program += _when("ioctl", _only(1, IOCTLS))
-    program += _when("fcntl", _only(1, FCNTLS))
-    program += _when("socketpair", _only(0, (AF_UNIX,)))
+    program += when("clone3", _returns(ERRNO | ENOSYS))
+    program += when("ioctl", _only(1, IOCTLS))
+    program += when("fcntl", _only(1, FCNTLS))
+    program += when("socketpair", _only(0, (AF_UNIX,)))
     # send() is sendto() without an address; with one, a datagram socketpair reaches any Unix socket
     no_address: list[Instruction] = [
         _load_argument(4), (JEQ, 0, 3, 0), _load_argument(4, high=True), (JEQ, 0, 1, 0),
         (RET, 0, 0, ALLOW), (RET, 0, 0, ERRNO | EPERM),
     ]  # fmt: skip
-    program += _when("sendto", no_address)
+    program += when("sendto", no_address)
     return [*program, (RET, 0, 0, ERRNO | EPERM)]
 
 
 CHILD_DENIED = "recvmsg seccomp landlock_restrict_self pidfd_open wait4 waitid"
 
 
-def child_filter(pid: int) -> list[Instruction]:
+def child_filter(pid: int, machine: str = MACHINE) -> list[Instruction]:
     """A program's own filter: threads but no processes, signals and limits for itself alone."""
+    when = partial(_when, machine=machine)
     program: list[Instruction] = [(LOAD, 0, 0, 0)]
-    program += _when(
+    program += when(
         "clone",
         [_load_argument(0), (JSET, 1, 0, CLONE_THREAD), (RET, 0, 0, ERRNO | EPERM), (RET, 0, 0, ALLOW)],
     )
-    program += _when("kill", _only(0, (pid,))) + _when("tgkill", _only(0, (pid,)))
-    program += _when("prlimit64", _only(0, (0, pid)))
-    program += _when("prctl", _only(0, (PR_SET_NAME, PR_GET_NAME)))
+    program += when("kill", _only(0, (pid,))) + when("tgkill", _only(0, (pid,)))
+    program += when("prlimit64", _only(0, (0, pid)))
+    program += when("prctl", _only(0, (PR_SET_NAME, PR_GET_NAME)))
     for name in CHILD_DENIED.split():
-        program += _when(name, _returns(ERRNO | EPERM))
+        program += when(name, _returns(ERRNO | EPERM))
     return [*program, (RET, 0, 0, ALLOW)]
 
 

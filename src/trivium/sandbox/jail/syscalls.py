@@ -184,9 +184,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def number(name: str) -> int | None:
-    """This machine's number of the call, None where it does not exist."""
-    return TABLE[name][0 if MACHINE == X86_64 else 1]
+def number(name: str, machine: str = MACHINE) -> int | None:
+    """The machine's number of the call, None where it does not exist."""
+    return TABLE[name][0 if machine == X86_64 else 1]
 
 
 Argument = int | bytes | None | ctypes.Array[ctypes.c_char]

@@ -86,6 +86,12 @@ class Zygote:
                 if report is not None:
                     self._conclude(self._running, report)
 
+    def stop(self) -> None:
+        """End what still runs, which nothing else does where the kernel neither has namespaces nor a death signal."""
+        for pair in (self._running, self._prepared):
+            if pair is not None:
+                pair.discard()
+
     def _obey(self) -> bool:
         """Carry out one order. False if the host is gone."""
         try:
@@ -181,7 +187,7 @@ def main() -> None:
             __import__(name)
     plan = read_plan(control)
     sys.path[:] = plan.paths
-    sys.argv[:] = [""]
+    sys.argv[:] = sys.orig_argv[:] = [""]
     os.environ.clear()
     limit_worker()
     if plan.level != "jailed" and host is None:
@@ -199,4 +205,5 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     zygote.serve()
+    zygote.stop()
     os._exit(0)
