@@ -16,7 +16,7 @@ class ModelConfig(Config):
     """Rows of the embedding; the tokenizer's size."""
     n_layers: int = Field(default=5, ge=1)
     """Transformer blocks."""
-    d_model: int = Field(default=160, ge=1)
+    d_model: int = Field(default=128, ge=1)
     """Width of the residual stream."""
     n_heads: int = Field(default=0, ge=0)
     """Query heads; 0 takes d_model / 64, at least 1."""
@@ -46,7 +46,7 @@ class ModelConfig(Config):
             if not text.isdecimal():
                 return values  # the field's own check says what is wrong
             given[key] = int(text)
-        d_model = given["d_model"] or 160
+        d_model = given["d_model"] or 128
         values["n_heads"] = given["n_heads"] or max(1, d_model // 64)
         values["n_kv_heads"] = given["n_kv_heads"] or values["n_heads"]
         values["head_dim"] = given["head_dim"] or d_model // values["n_heads"]

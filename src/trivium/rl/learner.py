@@ -46,7 +46,7 @@ class LearnerConfig(Config):
     """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
     missing_eos: MissingEOS = "min"
     """Reward of a response cut by the cap: at most -1 (`min`), -1 (`replace`) or as it is (`none`)."""
-    optim: OptimConfig = OptimConfig(lr=1e-4, eps=1e-5, warmup_steps=10, schedule="constant")
+    optim: OptimConfig = OptimConfig(lr=2e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The policy's optimiser."""
     critic_optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The critic's optimiser."""

@@ -31,9 +31,9 @@ class CollectConfig(Config):
     """Preference file (JSONL) to import instead of sampling and judging."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad record of that file: stop, or leave it out and count it."""
-    tasks: TaskConfig = TaskConfig(count=3600)
+    tasks: TaskConfig = TaskConfig(count=2750)
     """Prompts of the first round."""
-    later_tasks: int = Field(default=1000, ge=1)
+    later_tasks: int = Field(default=750, ge=1)
     """Prompts of each later round, sampled from the policy of that time."""
     samples: int = Field(default=4, ge=2)
     """Completions a prompt."""

@@ -23,7 +23,7 @@ from trivium.training.losses import micro_losses
 class PretrainConfig(Config):
     """How M0 is trained."""
 
-    steps: int = Field(default=150, ge=1)
+    steps: int = Field(default=90, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=1)
     """Rows a step."""
@@ -33,11 +33,11 @@ class PretrainConfig(Config):
     """Tokens a row."""
     optim: OptimConfig = OptimConfig(kind="muon", lr=3e-3, muon_lr=0.02, warmup_steps=20)
     """The optimiser."""
-    eval_every: int = Field(default=75, ge=1)
+    eval_every: int = Field(default=45, ge=1)
     """Steps between evaluations on held-out documents."""
     eval_rows: int = Field(default=96, ge=1)
     """Held-out rows a source in each of them."""
-    checkpoint_every: int = Field(default=75, ge=1)
+    checkpoint_every: int = Field(default=45, ge=1)
     """Steps between checkpoints."""
 
 

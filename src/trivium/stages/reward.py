@@ -35,7 +35,7 @@ class RewardConfig(Config):
     """Passes over the comparisons of the first round."""
     later_epochs: float = Field(default=1.0, gt=0)
     """Passes in each later round, which goes on from the R before, over old and new comparisons."""
-    replay: int = Field(default=600, ge=0)
+    replay: int = Field(default=450, ge=0)
     """Prompts of earlier rounds, drawn by the seed, that a later round goes over again."""
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts of one optimiser step; each with all its completions."""

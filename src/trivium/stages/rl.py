@@ -47,9 +47,9 @@ class RLConfig(Config):
     """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
     rounds: int = Field(default=2, ge=1)
     """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
-    steps: int = Field(default=18, ge=1)
+    steps: int = Field(default=16, ge=1)
     """Rollouts a round."""
-    prompts_per_step: int = Field(default=64, ge=1)
+    prompts_per_step: int = Field(default=48, ge=1)
     """Prompts of a rollout."""
     samples_per_prompt: int = Field(default=4, ge=1)
     """Responses a prompt."""
@@ -57,7 +57,7 @@ class RLConfig(Config):
     """Cap on a response, in tokens."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the policy everywhere: sampler, old, new and reference."""
-    tasks: TaskConfig = TaskConfig(count=20_000)
+    tasks: TaskConfig = TaskConfig(count=5_000)
     """Prompts to draw from."""
     learner: LearnerConfig = LearnerConfig(alpha=10.0, minibatches=4)
     """The update."""
@@ -65,9 +65,9 @@ class RLConfig(Config):
     """Packed rows of fine-tuning data in each update, when alpha > 0 (PPO-ptx)."""
     ppo: PPOConfig = PPOConfig()
     """PPO's own switches."""
-    gold_responses: int = Field(default=48, ge=0)
+    gold_responses: int = Field(default=32, ge=0)
     """Responses of each rollout whose tests are run, to compare proxy and gold; they never enter the reward."""
-    eval_every: int = Field(default=18, ge=1)
+    eval_every: int = Field(default=16, ge=1)
     """Steps between measurements of U on held-out prompts."""
     eval_tasks: int = Field(default=64, ge=2)
     """Held-out prompts of them, one response each."""
@@ -75,7 +75,7 @@ class RLConfig(Config):
     """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
     max_kl: float | None = None
     """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
-    checkpoint_every: int = Field(default=9, ge=1)
+    checkpoint_every: int = Field(default=8, ge=1)
     """Steps between checkpoints."""
 
 
