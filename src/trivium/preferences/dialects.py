@@ -69,7 +69,7 @@ class _Turn(_Strict):
 
 class _Answer(_Strict):
     text: str = ""
-    ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
+    ids: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)] = ()
     finish: Literal["stop", "length", "error"] = "stop"
     passed: bool | None = None
     tests_passed: Count | None = None

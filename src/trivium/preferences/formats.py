@@ -89,7 +89,7 @@ def import_preferences(
             except FieldError as error:
                 if on_error == "stop":
                     raise DataError(
-                        f"{record.where}: {error}. Correct the record, or leave bad ones out with on_error = skip."
+                        f'{record.where}: {error}. Correct the record, or leave bad ones out with on_error = "skip".'
                     ) from None
                 skipped.append(f"{record.where}: {error}")
                 continue
