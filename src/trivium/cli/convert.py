@@ -43,8 +43,8 @@ def convert(source: Path, target: Path, dtype: str) -> int:
     from trivium.model.hf import is_classifier, read_hf_json
     from trivium.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(source)
     model = load_scorer(source) if is_classifier(source) else load_model(source)
+    tokenizer = Tokenizer.load(source)
     eos = tokenizer.pad_id if tokenizer.eos_id is None else tokenizer.eos_id
     bos = eos if tokenizer.bos_id is None else tokenizer.bos_id
     save_model(model, target, pad_id=tokenizer.pad_id, bos_id=bos, eos_id=eos)

@@ -1,6 +1,6 @@
 """The shape of a model."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,8 +37,10 @@ class ModelConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _derive(cls, values: dict) -> dict:
+    def _derive(cls, values: Any) -> Any:
         """Fill the zeros, so that a loaded config is the resolved one."""
+        if not isinstance(values, dict):
+            return values
         values = dict(values)
         given = {}
         for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
@@ -66,6 +68,15 @@ class ModelConfig(Config):
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding turns pairs of channels.")
         return self
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of a decoder of this shape, known before memory is asked for it."""
+        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        block = 2 * self.d_model + 3 * self.d_model * self.d_ff + 2 * (queries + keys) * self.d_model
+        block += 2 * self.head_dim * self.qk_norm + (queries + 2 * keys) * self.qkv_bias
+        embeddings = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
+        return embeddings + self.n_layers * block + self.d_model
 
     @property
     def qk_norm(self) -> bool:

@@ -125,7 +125,7 @@ def read_config(folder: Path) -> ModelConfig:
     }
     if any(unsupported.values()):
         names = ", ".join(name for name, bad in unsupported.items() if bad)
-        raise ModelError(f"{folder}/config.json: this model's {names} is not supported.")
+        raise ModelError(f"{folder}/config.json: this model's {names} is not supported. Name a model without.")
     shape: dict[str, Any] = {"family": family, "rope_theta": rope.get("rope_theta") or 10_000.0}
     for field, name in _SHAPE.items():
         if values.get(name) is not None:
@@ -147,7 +147,7 @@ def read_config(folder: Path) -> ModelConfig:
 def read_hf_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON file of a model directory."""
     if not (folder / name).is_file():
-        raise ModelError(f"{folder} is not a model directory: it has no file {name}. Give the path of one.")
+        raise ModelError(f"{folder} is not a model directory: it has no {name}. Give the path of one.")
     try:
         values = json.loads((folder / name).read_bytes())
     except OSError as error:
@@ -183,27 +183,39 @@ def load_scorer(folder: Path) -> Scorer:
 
 def _load(kind: type[M], folder: Path) -> M:
     config, tensors = read_config(folder), _read_tensors(folder)
-    # Sizes that the weights do not have are found before memory is asked for.
-    with torch.device("meta"):
-        _fit(kind(config), tensors, folder)
+    _check_size(config, tensors, folder)
     model = kind(config)
-    model.load_state_dict(_fit(model, tensors, folder))
+    model.load_state_dict(_fit(model, tensors, folder), strict=False)  # a classifier has no language-model head
     return model
 
 
+def _check_size(config: ModelConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """A size that the weights do not have is told before memory is asked for it."""
+    last, width = f"model.layers.{config.n_layers - 1}", config.d_model
+    _check_shape(tensors, "model.embed_tokens.weight", (config.vocab_size, width), folder)
+    _check_shape(tensors, f"{last}.self_attn.q_proj.weight", (config.n_heads * config.head_dim, width), folder)
+    _check_shape(tensors, f"{last}.self_attn.k_proj.weight", (config.n_kv_heads * config.head_dim, width), folder)
+    _check_shape(tensors, f"{last}.mlp.gate_proj.weight", (config.d_ff, width), folder)
+
+
+def _check_shape(tensors: dict[str, Tensor], name: str, wanted: tuple[int, ...], folder: Path) -> None:
+    if name not in tensors:
+        raise ModelError(f"{folder}: the weights have no tensor {name!r}, which config.json calls for. Copy both anew.")
+    found = tuple(tensors[name].shape)
+    if found != wanted:
+        raise ModelError(
+            f"{folder}: tensor {name!r} has shape {found}; config.json calls for {wanted}. Copy both anew."
+        )
+
+
 def _fit(model: Decoder, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensors by the model's own names, in fp32."""
+    """The tensors by the model's own names, in fp32; all that it needs are there, finite and of its shapes."""
     state: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
         hf_name = _hf_name(name)
         if hf_name not in tensors and name == "head.weight" and isinstance(model, Scorer):
-            state[name] = parameter  # a classifier's checkpoint has no language-model head
             continue
-        if hf_name not in tensors:
-            raise ModelError(f"{folder}: the weights have no tensor {hf_name!r}, which config.json calls for.")
-        if tensors[hf_name].shape != parameter.shape:
-            found, wanted = tuple(tensors[hf_name].shape), tuple(parameter.shape)
-            raise ModelError(f"{folder}: tensor {hf_name!r} has shape {found}; config.json calls for {wanted}.")
+        _check_shape(tensors, hf_name, tuple(parameter.shape), folder)
         if not tensors[hf_name].is_floating_point():
             kind = str(tensors[hf_name].dtype).removeprefix("torch.")
             raise ModelError(f"{folder}: tensor {hf_name!r} is of type {kind}. Convert the weights to floats.")
@@ -214,9 +226,7 @@ def _fit(model: Decoder, tensors: dict[str, Tensor], folder: Path) -> dict[str, 
         state[name] = tensors[hf_name].to(torch.float32)
     known = {_hf_name(name) for name in state} | {"lm_head.weight"}  # tied heads are often saved all the same
     if left := [name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")]:
-        raise ModelError(
-            f"{folder}: the weights hold {left[0]!r}, for which config.json has no place. Copy both again."
-        )
+        raise ModelError(f"{folder}: the weights hold {left[0]!r}, for which config.json has no place. Copy both anew.")
     return state
 
 
@@ -227,7 +237,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             raise ModelError(f"{folder}/model.safetensors.index.json has no weight_map of file names. Copy it again.")
         files = sorted(set(parts.values()))
         if outside := [name for name in files if Path(name).name != name]:
-            raise ModelError(f"{folder}/model.safetensors.index.json names {outside[0]!r}, which leads elsewhere.")
+            raise ModelError(
+                f"{folder}/model.safetensors.index.json names {outside[0]!r}, which leads elsewhere. Copy it again."
+            )
     else:
         files = ["model.safetensors"]
     tensors: dict[str, Tensor] = {}

@@ -103,7 +103,7 @@ def import_preferences(
         added = store.add_judgements(judgements())
         if not added.keys:
             first = f" The first of {len(skipped)} bad records: {skipped[0]}." if skipped else ""
-            raise DataError(f"{path} holds no preference.{first}")
+            raise DataError(f"{path} holds no preference.{first} Name a file of comparisons.")
     return ImportReport(
         path=str(path),
         records=records,

@@ -10,7 +10,7 @@ from trivium.base.errors import ConfigError, DataError
 from trivium.base.log import warn
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
-from trivium.model import Decoder, load_model
+from trivium.model import load_model
 from trivium.preferences.formats import import_preferences
 from trivium.preferences.pairs import ranked_from_store
 from trivium.preferences.store import PreferenceStore
@@ -100,7 +100,7 @@ def _check_solutions(recipe: "Recipe", config: TaskConfig) -> None:
         reason = found.message or found.reason or found.verdict
         problem = f"{config.path}: the solution of task {task.id!r}{more} does not pass its tests ({reason})"
         if config.on_error == "stop":
-            raise DataError(f'{problem}. Correct the task, or go on all the same with on_error = "skip".')
+            raise DataError(f'{problem}. Correct the task, or use it all the same with on_error = "skip".')
         warn(problem)
 
 
@@ -119,9 +119,7 @@ def _check_preferences(recipe: "Recipe") -> None:
 def _check_memory(recipe: "Recipe") -> None:
     if recipe.compute.device == "cuda" or torch.cuda.is_available():
         return
-    with torch.device("meta"):
-        shape = recipe.model.model_copy(update={"vocab_size": recipe.tokenizer.vocab_size, "max_seq_len": 2})
-        parameters = Decoder(shape).parameter_count()
+    parameters = recipe.model.model_copy(update={"vocab_size": recipe.tokenizer.vocab_size}).parameter_count
     there = psutil.virtual_memory().total
     if parameters * TRAINING_BYTES > there:
         raise ConfigError(

@@ -23,7 +23,7 @@ class TaskConfig(Config):
     families: tuple[str, ...] = ()
     """Only these families of the ladder; empty takes all."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At a bad record of the file, or a solution that fails its tests: stop, or say so and go on without the record."""
+    """At a bad record of the file: stop, or say so and leave it out; a solution that fails its tests is told alone."""
 
     @field_validator("families")
     @classmethod

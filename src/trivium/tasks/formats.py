@@ -59,7 +59,7 @@ def load_tasks(
         tasks.append(task)
     if not tasks:
         first = f" The first of {len(left_out)} bad records: {left_out[0]}." if left_out else ""
-        raise DataError(f"{path} holds no task.{first}")
+        raise DataError(f"{path} holds no task.{first} Name a file of tasks.")
     return tasks
 
 

@@ -217,12 +217,12 @@ CASES = [
     ),
     case(
         "a parent that is not there",
-        "nowhere is not a model directory: it has no file config.json. Give the path of one.",
+        "nowhere is not a model directory: it has no config.json. Give the path of one.",
         f"{RUN} --sft.parent nowhere",
     ),
     case(
         "a parent that is no model",
-        "corpus is not a model directory: it has no file config.json. Give the path of one.",
+        "corpus is not a model directory: it has no config.json. Give the path of one.",
         f"{RUN} --sft.parent corpus",
     ),
     case(

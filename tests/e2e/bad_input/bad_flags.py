@@ -268,7 +268,11 @@ CASES = [
         "convert runs/mine/M0 copy --dtype int4",
     ),
     case("convert onto what exists", "corpus exists already. Name a new directory.", "convert runs/mine/M0 corpus"),
-    case("convert nothing", "none has no tokenizer.json. Give a model or tokenizer directory.", "convert none copy"),
+    case(
+        "convert nothing",
+        "none is not a model directory: it has no config.json. Give the path of one.",
+        "convert none copy",
+    ),
     case(
         "convert below a file",
         "mine.toml/copy cannot be written: mine.toml is not a folder. Name another place.",

@@ -38,28 +38,28 @@ def spoilt(title: str, told: str, *arrange: Arrange, command: str = MODEL) -> Ca
 CASES = [
     case(
         "a folder that is not there",
-        "nowhere is not a model directory: it has no file config.json. Give the path of one.",
+        "nowhere is not a model directory: it has no config.json. Give the path of one.",
         "generate nowhere x",
     ),
     case(
         "a file",
-        "mine.toml is not a model directory: it has no file config.json. Give the path of one.",
+        "mine.toml is not a model directory: it has no config.json. Give the path of one.",
         "generate mine.toml x",
     ),
     case(
         "an empty folder",
-        "m is not a model directory: it has no file config.json. Give the path of one.",
+        "m is not a model directory: it has no config.json. Give the path of one.",
         MODEL,
         folder("m"),
     ),
     case(
         "a name of the hub",
-        "Qwen/Qwen3-0.6B is not a model directory: it has no file config.json. Give the path of one.",
+        "Qwen/Qwen3-0.6B is not a model directory: it has no config.json. Give the path of one.",
         "generate Qwen/Qwen3-0.6B x",
     ),
     case(
         "the run instead of a model in it",
-        "runs/mine is not a model directory: it has no file config.json. Give the path of one.",
+        "runs/mine is not a model directory: it has no config.json. Give the path of one.",
         "generate runs/mine x",
     ),
     case(
@@ -69,13 +69,13 @@ CASES = [
     ),
     case(
         "a link that leads nowhere",
-        "m is not a model directory: it has no file config.json. Give the path of one.",
+        "m is not a model directory: it has no config.json. Give the path of one.",
         MODEL,
         link("m", "gone"),
     ),
     spoilt(
         "no config.json",
-        "m is not a model directory: it has no file config.json. Give the path of one.",
+        "m is not a model directory: it has no config.json. Give the path of one.",
         remove("m/config.json"),
     ),
     spoilt(
@@ -94,7 +94,7 @@ CASES = [
     ),
     spoilt(
         "config.json that is a folder",
-        "m is not a model directory: it has no file config.json. Give the path of one.",
+        "m is not a model directory: it has no config.json. Give the path of one.",
         folder("m/config.json"),
     ),
     spoilt(
@@ -138,7 +138,7 @@ CASES = [
     ),
     spoilt(
         "a hidden size of another model",
-        "m: tensor 'model.embed_tokens.weight' has shape (280, 32); config.json calls for (280, 64).",
+        "m: tensor 'model.embed_tokens.weight' has shape (280, 32); config.json calls for (280, 64). Copy both anew.",
         edit("m/config.json", hidden_size=64),
     ),
     spoilt(
@@ -154,7 +154,7 @@ CASES = [
     ),
     spoilt(
         "more layers than the weights have",
-        "m: the weights have no tensor 'model.layers.1.input_layernorm.weight', which config.json calls for.",
+        "m: the weights have no tensor 'model.layers.2.self_attn.q_proj.weight', which config.json calls for. Copy both anew.",
         edit("m/config.json", num_hidden_layers=3),
     ),
     spoilt(
@@ -174,12 +174,12 @@ CASES = [
     ),
     spoilt(
         "a vocabulary of another tokenizer",
-        "m: tensor 'model.embed_tokens.weight' has shape (280, 32); config.json calls for (300, 32).",
+        "m: tensor 'model.embed_tokens.weight' has shape (280, 32); config.json calls for (300, 32). Copy both anew.",
         edit("m/config.json", vocab_size=300),
     ),
     spoilt(
         "a scaled rotation",
-        "m/config.json: this model's rope type is not supported.",
+        "m/config.json: this model's rope type is not supported. Name a model without.",
         edit("m/config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
     ),
     spoilt(
@@ -189,12 +189,12 @@ CASES = [
     ),
     spoilt(
         "biases that this decoder does not have",
-        "m/config.json: this model's attention_bias is not supported.",
+        "m/config.json: this model's attention_bias is not supported. Name a model without.",
         edit("m/config.json", attention_bias=True),
     ),
     spoilt(
         "an activation that this decoder does not have",
-        "m/config.json: this model's activation is not supported.",
+        "m/config.json: this model's activation is not supported. Name a model without.",
         edit("m/config.json", hidden_act="gelu"),
     ),
     spoilt(
@@ -250,17 +250,17 @@ CASES = [
     ),
     spoilt(
         "a tensor missing",
-        "m: the weights have no tensor 'model.norm.weight', which config.json calls for.",
+        "m: the weights have no tensor 'model.norm.weight', which config.json calls for. Copy both anew.",
         weights(lambda t: without(t, NORM)),
     ),
     spoilt(
         "a tensor of another shape",
-        "m: tensor 'model.norm.weight' has shape (31,); config.json calls for (32,).",
+        "m: tensor 'model.norm.weight' has shape (31,); config.json calls for (32,). Copy both anew.",
         weights(lambda t: {**t, NORM: t[NORM][:-1]}),
     ),
     spoilt(
         "a tensor too many",
-        "m: the weights hold 'model.layers.7.mlp.up_proj.weight', for which config.json has no place. Copy both again.",
+        "m: the weights hold 'model.layers.7.mlp.up_proj.weight', for which config.json has no place. Copy both anew.",
         weights(lambda t: {**t, "model.layers.7.mlp.up_proj.weight": t[NORM].clone()}),
     ),
     spoilt(
@@ -290,7 +290,7 @@ CASES = [
     ),
     spoilt(
         "an index that leads elsewhere",
-        "m/model.safetensors.index.json names '../runs/mine/M0/model.safetensors', which leads elsewhere.",
+        "m/model.safetensors.index.json names '../runs/mine/M0/model.safetensors', which leads elsewhere. Copy it again.",
         put("m/model.safetensors.index.json", '{"weight_map": {"a": "../runs/mine/M0/model.safetensors"}}'),
     ),
     spoilt(
@@ -317,14 +317,14 @@ CASES = [
     ),
     spoilt(
         "convert with architectures that are null",
-        "m: the weights have no tensor 'model.norm.weight', which config.json calls for.",
+        "m: the weights have no tensor 'model.norm.weight', which config.json calls for. Copy both anew.",
         edit("m/config.json", architectures=None),
         weights(lambda t: without(t, NORM)),
         command="convert m copy",
     ),
     spoilt(
         "convert with no architectures",
-        "m: the weights have no tensor 'model.norm.weight', which config.json calls for.",
+        "m: the weights have no tensor 'model.norm.weight', which config.json calls for. Copy both anew.",
         edit("m/config.json", architectures=[]),
         weights(lambda t: without(t, NORM)),
         command="convert m copy",

@@ -46,7 +46,12 @@ CASES = [
         RUN,
         fifo("preferences.jsonl"),
     ),
-    case("an empty file", "preferences.jsonl holds no preference.", RUN, put("preferences.jsonl", "")),
+    case(
+        "an empty file",
+        "preferences.jsonl holds no preference. Name a file of comparisons.",
+        RUN,
+        put("preferences.jsonl", ""),
+    ),
     bad(
         "a line that is no JSON",
         'preferences.jsonl:25: is not JSON: …. Correct the record, or leave bad ones out with on_error = "skip".',
@@ -241,6 +246,12 @@ CASES = [
         {"message_tree_id": "a", "prompt": {"role": "bot", "text": "a"}},
     ),
     bad(
+        "a tree whose role is a list",
+        "preferences.jsonl:25: role: should be 'prompter' or 'assistant', is []. Correct the record, "
+        'or leave bad ones out with on_error = "skip".',
+        {"message_tree_id": "a", "prompt": {"role": [], "text": "a"}},
+    ),
+    bad(
         "a tree with replies that are text",
         "preferences.jsonl:25: prompt: should hold messages, is {'role': 'prompter', 'text': 'a', "
         '\'re.... Correct the record, or leave bad ones out with on_error = "skip".',
@@ -273,7 +284,7 @@ CASES = [
     case(
         "every record left out",
         "preferences.jsonl holds no preference. The first of 1 bad records: preferences.jsonl:1: should "
-        "be an object with prompt, chosen and rejected, is 1.",
+        "be an object with prompt, chosen and rejected, is 1. Name a file of comparisons.",
         f"{RUN} --collect.on_error skip",
         put("preferences.jsonl", "1\n"),
     ),

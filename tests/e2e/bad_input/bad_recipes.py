@@ -80,6 +80,7 @@ CASES = [
     ),
     case("a section as a value", "bad.toml:1: pretrain: expected a table, got 3.", RUN, setting("pretrain = 3\n")),
     case("a value as a section", "bad.toml:1: seed: expected a whole number.", RUN, setting("[seed]\nvalue = 1\n")),
+    case("a switch as a section", "bad.toml:1: model: expected a table, got True.", RUN, setting("model = true\n")),
     case(
         "a list of tables for a section",
         "bad.toml:1: pretrain: expected a table, got [{'steps': 2}].",

@@ -255,7 +255,7 @@ CASES = [
     ),
     case(
         "M0 that is a file",
-        "runs/mine/M0 is not a model directory: it has no file config.json. Give the path of one.",
+        "runs/mine/M0 is not a model directory: it has no config.json. Give the path of one.",
         "sft mine.toml --force",
         remove(f"{R}/M0"),
         put(f"{R}/M0", ""),

@@ -10,7 +10,7 @@ HUMANEVAL = {
     "prompt": "def f(x):\n",
     "entry_point": "f",
     "canonical_solution": "    return x\n",
-    "test": "def check(f):\n    assert f(1) == 1\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 1\n",
 }
 MBPP = {"task_id": 11, "text": "Return x.", "code": "def f(x):\n    return x\n", "test_list": ["assert f(1) == 1"]}
 
@@ -35,7 +35,7 @@ CASES = [
         RUN,
         fifo("tasks.jsonl"),
     ),
-    case("an empty file", "tasks.jsonl holds no task.", RUN, put("tasks.jsonl", "")),
+    case("an empty file", "tasks.jsonl holds no task. Name a file of tasks.", RUN, put("tasks.jsonl", "")),
     bad(
         "a line that is no JSON",
         'tasks.jsonl:3: is not JSON: …. Correct the record, or leave bad ones out with on_error = "skip".',
@@ -186,13 +186,13 @@ CASES = [
     ),
     bad(
         "a solution that fails its own tests",
-        "tasks.jsonl: the solution of task 'x' does not pass its tests (…). Correct the task, or go on "
+        "tasks.jsonl: the solution of task 'x' does not pass its tests (…). Correct the task, or use it "
         'all the same with on_error = "skip".',
         but(TASK, solution="    return x\n"),
     ),
     bad(
         "a solution that is no Python",
-        "tasks.jsonl: the solution of task 'x' does not pass its tests (…). Correct the task, or go on "
+        "tasks.jsonl: the solution of task 'x' does not pass its tests (…). Correct the task, or use it "
         'all the same with on_error = "skip".',
         but(TASK, solution="    return return\n"),
     ),
@@ -221,7 +221,7 @@ CASES = [
     ),
     bad(
         "HumanEval's solution that fails its own tests",
-        "tasks.jsonl: the solution of task 'h/1' does not pass its tests (…). Correct the task, or go on "
+        "tasks.jsonl: the solution of task 'h/1' does not pass its tests (…). Correct the task, or use it "
         'all the same with on_error = "skip".',
         but(HUMANEVAL, canonical_solution="    return -x\n"),
     ),

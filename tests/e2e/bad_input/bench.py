@@ -257,4 +257,11 @@ def fifo(path: str) -> Arrange:
 
 def copy(source: str, target: str) -> Arrange:
     """Copy a file or folder."""
-    return lambda: (shutil.copytree if Path(source).is_dir() else shutil.copyfile)(source, target) and None
+
+    def arrange() -> None:
+        if Path(source).is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+
+    return arrange
