@@ -11,7 +11,7 @@ BENCHMARKS := benchmarks/bench_quick.py benchmarks/sandbox.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types bench soak check-learning gpu-check lock clean
+.PHONY: help setup quickstart test lint types docs bench soak check-learning gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ types: $(STAMP) ## pyright
 # One thread for each of two workers: more only fight for the same cores.
 test: lint types ## lint, types and the whole test suite, a small pipeline from corpus to M2 included
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu and not network" $(ARGS)
+
+docs: $(STAMP) ## write the pages that are made from the tests
+	$(BIN)/python scripts/bad_input_page.py
 
 bench: $(STAMP) ## run the benchmarks
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file $(ARGS); done

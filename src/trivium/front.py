@@ -80,11 +80,7 @@ class TransformerModel(Decoder):
     def __init__(
         self, config: ModelConfig, tokenizer: Tokenizer, optim: OptimConfig = FRONT_OPTIM, seed: int = 0
     ) -> None:
-        if config.vocab_size < tokenizer.vocab_size:
-            raise InputError(
-                f"vocab_size = {config.vocab_size} cannot hold the tokenizer's {tokenizer.vocab_size} tokens. "
-                "Use ModelConfig(vocab_size=tokenizer.vocab_size, ...)."
-            )
+        tokenizer.check_fits(config.vocab_size)
         tune_allocator()
         super().__init__(config)
         self.initialise(torch.Generator().manual_seed(derive_seed(seed, "initialise")))

@@ -64,5 +64,5 @@ def test_missing_and_damaged_files_are_one_line(tmp_path):
         with pytest.raises(DataError, match="is damaged") as caught:
             list(read_json_records(tmp_path / name))
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder, expected a file"):
         list(read_json_records(tmp_path))

@@ -147,7 +147,7 @@ def test_variants(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.judge.type", "fare"], "data.judge: expected 'type' to be one of 'fair', 'noisy'."),
+        (["--data.judge.type", "fare"], "--data.judge.type: expected 'fair' or 'noisy', got 'fare'."),
         (["--data.judge.noise", "x"], "--data.judge.noise: expected a number, got 'x'."),
         (
             ["--data.judge.nois", "1"],
@@ -189,8 +189,8 @@ def test_wrong_flags_give_one_line(flags: list[str], message: str) -> None:
         ("seed = 1\nseed = \n", ":2: not valid TOML: "),
         ("seed = [1,\n", ":2: not valid TOML: "),
         ("seed = 13", ": seed 13 is not lucky. Take another."),
-        ("[data.sources.a]\ntype = 'folder'\n", "data.sources.a.path must be given."),
-        ("[data.sources.a]\ntype = 'foldr'\n", ":1: data.sources.a: "),
+        ("[data.sources.a]\ntype = 'folder'\n", ":1: data.sources.a.path must be given."),
+        ("[data.sources.a]\ntype = 'foldr'\n", ":2: data.sources.a.type: expected 'folder' or 'builtin', got 'foldr'."),
         ("[data.sources.a]\ntype = 'folder'\npath = 'b'\nweight = 'x'", ":4: data.sources.a.weight: expected a number"),
     ],
 )

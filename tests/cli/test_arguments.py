@@ -14,7 +14,7 @@ from trivium.cli import main
         ("prefs", "the following arguments are required: import|export|stats|label. `trivium prefs --help` shows"),
         ("prefs import", "the following arguments are required: file. `trivium prefs import --help` shows"),
         ("prefs import a.jsonl --stoer x", "--stoer: no such option. Did you mean --store?"),
-        ("prefs import missing.jsonl", "missing.jsonl: no such file. Name a JSONL or JSON file of preferences."),
+        ("prefs import missing.jsonl", "missing.jsonl does not exist. Check the path."),
         ("prefs export out.jsonl --store none.db", "none.db does not exist."),
         ("prefs label", "the labelling page comes with the `label` extra"),
         ("prefs ixport", "argument import|export|stats|label: invalid choice: 'ixport'"),
@@ -26,7 +26,10 @@ from trivium.cli import main
         ("convert a . --dtype float32", ". exists already. Name a new directory."),
         ("doctor --jsn", "--jsn: no such option. Did you mean --json?"),
         ("doctor data x.jsonl", "the following arguments are required: --model."),
-        ("doctor data x.jsonl --model m --rows 0", "argument --rows: expected a whole number of at least 1, got '0'"),
+        (
+            "doctor data x.jsonl --model m --rows 0",
+            "argument --rows: expected a whole number from 1 to 1000000, got '0'",
+        ),
     ],
 )
 def test_wrong_arguments(

@@ -83,7 +83,7 @@ def test_generate_reads_prompts_from_stdin_and_file(
         ([], "there is no prompt."),
         (["x", "--file", "y"], "give a prompt or --file, not both."),
         (["--file", "nowhere.txt"], "nowhere.txt: No such file or directory."),
-        (["x", "--n", "0"], "argument --n: expected a whole number of at least 1, got '0'."),
+        (["x", "--n", "0"], "argument --n: expected a whole number from 1 to 1000000, got '0'."),
         (["x", "--temperature", "-1"], "argument --temperature: expected a number of at least 0, got '-1'."),
         (["x", "--temprature", "1"], "--temprature: no such option. Did you mean --temperature?"),
         (["x " * 200], "prompt 0 has "),
@@ -148,10 +148,12 @@ def test_doctor_checks_a_model(folder: Path, tmp_path: Path, capsys: pytest.Capt
         model.norm.weight[0] = float("nan")
     save_model(model, tmp_path, pad_id=7, bos_id=1, eos_id=2)
     text = out(capsys, "doctor", "model", tmp_path, code=2)
-    assert "problem  weights: 1 tensors hold NaN or infinity, the first: norm.weight." in text
+    assert "problem  model: " in text and "tensor 'model.norm.weight' holds NaN or infinite numbers." in text
+    save_model(load_model(folder), tmp_path, pad_id=7, bos_id=1, eos_id=2)
+    text = out(capsys, "doctor", "model", tmp_path, code=2)
     assert "problem  tokenizer: " in text and "has no tokenizer.json" in text
     tokenizer.save(tmp_path)
-    text = out(capsys, "doctor", "model", tmp_path, code=2)
+    text = out(capsys, "doctor", "model", tmp_path)
     assert "warning  pad token: id 0 in the tokenizer, 7 in config.json." in text
 
 

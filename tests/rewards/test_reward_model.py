@@ -78,6 +78,6 @@ def test_a_folder_that_is_no_reward_model_is_refused_in_one_line(
     reward_model.save(tmp_path / "R")
     path = tmp_path / "R/rm.json"
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(ModelError, match="rm.json cannot be read .*is not a reward model") as caught:
+    with pytest.raises(ModelError, match="rm.json (cannot be read|holds no mean and std)") as caught:
         RewardModel.load(tmp_path / "R")
     assert "\n" not in str(caught.value)

@@ -2,7 +2,13 @@
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+LARGEST = 2**63 - 1
+"""Whole numbers beyond 64 bits are nobody's steps, and neither TOML nor tensors hold them."""
+
+MOST = 1_000_000
+"""Rows, prompts or samples that are in memory at a time: no machine holds more."""
 
 
 class Config(BaseModel):
@@ -14,14 +20,33 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _none_from_text(cls, values: Any) -> Any:
-        """TOML and flags have no null: `none` unsets a field that may be unset."""
+    def _as_written(cls, values: Any) -> Any:
+        """TOML and flags have no null: `none` unsets a field that may be unset. And `true` is no 1."""
         if not isinstance(values, dict):
             return values
-        return {name: None if _means_none(cls, name, value) else value for name, value in values.items()}
+        return {name: _as_written(cls, name, value) for name, value in values.items()}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """Whether a resolved recipe can hold the value: a number of 64 bits, a text of characters without NUL."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"expected a whole number of at most 64 bits, got one of {len(str(abs(value)))} digits")
+        if isinstance(value, str):
+            if "\0" in value:
+                raise ValueError(f"holds a NUL character: {value!r}")
+            if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+                raise ValueError(f"is not UTF-8: {value!r}")
+        return value
 
 
-def _means_none(cls: type[BaseModel], name: str, value: Any) -> bool:
-    if not isinstance(value, str) or value.lower() != "none" or name not in cls.model_fields:
-        return False
-    return type(None) in get_args(cls.model_fields[name].annotation)
+def _as_written(cls: type[BaseModel], name: str, value: Any) -> Any:
+    if name not in cls.model_fields:
+        return value
+    annotation = cls.model_fields[name].annotation
+    kinds = {annotation, *get_args(annotation)}
+    if isinstance(value, str) and value.lower() == "none" and type(None) in kinds:
+        return None
+    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+        return str(value).lower()  # which no number is read from
+    return value

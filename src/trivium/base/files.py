@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trivium.base.errors import DataError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -57,6 +59,18 @@ def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] |
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what stands at `path` unless it is a file or nothing: a pipe would keep us waiting, and has no content.
+
+    Raises:
+        DataError: it is a folder, a pipe, a socket or a device.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, expected a file. Name a file in it.")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a pipe or a device, which cannot be read twice. Write its content to a file first.")
 
 
 def sync_directory(path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.base.errors import InputError
+from trivium.base.files import check_regular
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 DIGEST_BYTES = 16
@@ -37,6 +38,7 @@ def fingerprint_file(path: Path | str) -> str:
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
+    check_regular(Path(path))
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, _hasher).hexdigest()

@@ -68,6 +68,9 @@ def option_names(cls: type[Config]) -> list[str]:
 
 def suggest(path: KeyPath, cls: type[Config], prefix: str = "") -> str:
     """A near miss: by the whole name, or by the field's own name in another section."""
+    if fields := _item_fields(path, cls):
+        near = get_close_matches(str(path[-1]), fields, n=1)
+        return f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(fields)}."
     names = option_names(cls)
     near = get_close_matches(dotted(path), names, n=1, cutoff=0.75)
     if not near:
@@ -77,6 +80,15 @@ def suggest(path: KeyPath, cls: type[Config], prefix: str = "") -> str:
     if near:
         return f"Did you mean {' or '.join(prefix + name for name in near)}?"
     return "`trivium run --help` lists all options."
+
+
+def _item_fields(path: KeyPath, cls: type[Config]) -> list[str]:
+    """The fields of what a list or table holds, where `path` leads into one."""
+    for option in options_of(cls):
+        if len(path) > len(option.path) and path[: len(option.path)] == option.path:
+            items = [part for member in get_args(option.field.annotation) for part in parts_of_union(member)]
+            return [name for part in items if section_of(part) for name in part.model_fields]
+    return []
 
 
 def dotted(path: KeyPath) -> str:

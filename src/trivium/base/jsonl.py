@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trivium.base.errors import DataError
-from trivium.base.files import atomic_path
+from trivium.base.files import atomic_path, check_regular
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ def read_json_records(path: Path | str) -> Iterator[JsonRecord]:
     Blank lines are passed over. A line that is no JSON gives a record with `problem` set.
 
     Raises:
-        DataError: the file is missing, unreadable, or its compression is damaged.
+        DataError: the file is missing, no file, unreadable, or its compression is damaged.
     """
     path = Path(path)
+    check_regular(path)
     try:
         with _open_bytes(path) as file:
             if ".json" in path.suffixes and (array := _read_array(file, path)) is not None:

@@ -3,6 +3,7 @@
 Each value keeps the place it came from, so that an error names the flag, or the file and line, in one sentence.
 """
 
+import datetime
 import re
 import textwrap
 import tomllib
@@ -16,10 +17,14 @@ from pydantic import ValidationError
 
 from trivium.base.config import Config
 from trivium.base.errors import ConfigError
+from trivium.base.files import check_regular
 from trivium.base.flags import KeyPath, dotted, options_of, parts_of_union, read_flags, section_of, suggest
 from trivium.base.toml import dump_toml
 
 C = TypeVar("C", bound=Config)
+
+MAX_VALUE_CHARACTERS = 60
+"""Of a wrong value in a message."""
 
 
 def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
@@ -41,6 +46,14 @@ def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[st
         return cls.model_validate(sources.values)
     except ValidationError as error:
         raise ConfigError(_explain(error, sources, cls)) from None
+
+
+def config_of(cls: type[C], values: dict[str, Any]) -> C:
+    """A config from values that a program gives; wrong ones are `ConfigError`s as in a recipe."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, _Sources(values), cls)) from None
 
 
 def dump_config(config: Config) -> str:
@@ -114,8 +127,9 @@ class _Sources:
 
     def read_file(self, path: Path) -> None:
         """Take the values of a TOML file."""
+        check_regular(path)
         try:
-            text = path.read_bytes().decode()
+            text = path.read_bytes().decode("utf-8-sig")
             _merge(self.values, tomllib.loads(text))
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}). Save the recipe as UTF-8.") from None
@@ -142,10 +156,14 @@ class _Sources:
     def place(self, path: KeyPath) -> str:
         """How a message names the value at `path`: the flag, or file, line and field."""
         name = dotted(path)
-        if path in self.flags:
-            return f"--{name}"
-        if path in self.lines:
-            return f"{self.file}:{self.lines[path]}: {name}"
+        for length in range(len(path), 0, -1):  # an item of a list stands where the list does
+            if path[:length] in self.flags:
+                return f"--{name}"
+            if path[:length] in self.lines:
+                return f"{self.file}:{self.lines[path[:length]]}: {name}"
+        below = next((line for at, line in self.lines.items() if path and at[: len(path)] == path), None)
+        if below is not None:
+            return f"{self.file}:{below}: {name}"
         return name or (str(self.file) if self.file else "recipe")
 
 
@@ -177,7 +195,8 @@ def _line_numbers(text: str) -> dict[KeyPath, int]:
 
 def _others(path: Path) -> str:
     """What to do about a recipe that is not there."""
-    near = get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1)
+    others = [other.name for other in path.parent.glob("*.toml") if other.name != path.name]
+    near = get_close_matches(path.name, others, n=1)
     return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
 
 
@@ -187,6 +206,8 @@ def _explain(error: ValidationError, sources: _Sources, cls: type[Config]) -> st
     for entry in error.errors(include_url=False):
         problems.setdefault(_data_path(entry, sources.values), []).append(entry)
     path, entries = next(iter(problems.items()))
+    if entries[0]["type"] == "union_tag_invalid":
+        path = (*path, entries[0]["ctx"]["discriminator"].strip("'"))
     more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
     kinds = {entry["type"] for entry in entries}
     place = sources.place(path)
@@ -194,15 +215,22 @@ def _explain(error: ValidationError, sources: _Sources, cls: type[Config]) -> st
         return f"{place}: no such option of this kind. {variants}{more}"
     if "extra_forbidden" in kinds:
         return f"{place}: no such option. {suggest(path, cls)}{more}"
+    if "missing" in kinds and isinstance(path[-1], int):
+        return f"{sources.place(path[:-1])}: expected more than {path[-1]} values{more}."
     if "missing" in kinds:
         return f"{place} must be given{more}."
     # A union reports one error for each of its members; text of our own checks stands for itself.
     reasons = list(dict.fromkeys(_reason(entry) for entry in entries))
-    given = entries[0].get("input")
+    given = entries[0]["ctx"]["tag"] if "union_tag_invalid" in kinds else entries[0].get("input")
     if kinds & {"value_error", "assertion_error"}:
         return f"{place}: {reasons[0].rstrip('.')}{more}."
-    shown = "" if isinstance(given, dict) else f", got {given!r}"
+    shown = "" if isinstance(given, dict) else f", got {_brief(given)}"
     return f"{place}: expected {' or '.join(reasons)}{shown}{more}."
+
+
+def _brief(value: Any) -> str:
+    text = value.isoformat() if isinstance(value, datetime.date | datetime.time) else repr(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}…"
 
 
 def _other_variants(cls: type[Config], path: KeyPath) -> str:
@@ -234,6 +262,7 @@ _EXPECTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of at most 64 bits",
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a finite number",
@@ -252,12 +281,14 @@ _EXPECTED = {
 def _reason(entry: Any) -> str:
     if entry["type"] in _EXPECTED:
         return _EXPECTED[entry["type"]]
+    if entry["type"] == "too_long":
+        return f"at most {entry['ctx']['max_length']} values"
     if entry["type"] in ("value_error", "assertion_error"):
         return re.sub(r"^(Value error|Assertion failed), ", "", entry["msg"])
     if entry["type"] == "literal_error":
         return str(entry["ctx"]["expected"])
     if entry["type"] == "union_tag_invalid":
-        return f"{entry['ctx']['discriminator']} to be one of {entry['ctx']['expected_tags']}"
+        return str(entry["ctx"]["expected_tags"]).replace(", ", " or ")
     if entry["type"] == "union_tag_not_found":
         return f"a table with {entry['ctx']['discriminator']}"
     message = entry["msg"].removeprefix("Input should be ")

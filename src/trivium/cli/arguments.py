@@ -4,9 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from trivium.base.errors import ConfigError
+
+MOST = 1_000_000
+"""Answers, tokens or rows that can be asked for at a time."""
 
 
 class Arguments(argparse.ArgumentParser):
@@ -47,9 +51,26 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+def whole(text: str) -> int:
+    """An argparse type: a whole number of at most 64 bits."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}")
     return number
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1 to `MOST`."""
+    number = whole(text)
+    if not 1 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {text!r}")
+    return number
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a path to write to that no folder can hold."""
+    if blocked := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):
+        raise ConfigError(f"{path} cannot be written: {blocked} is not a folder. Name another place.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trivium.cli.arguments import Arguments, positive
+from trivium.cli.arguments import Arguments, positive, whole
 from trivium.cli.generate import temperature
 from trivium.cli.invocation import Invocation
 
@@ -35,7 +35,7 @@ def run(invocation: Invocation) -> int:
         "--temperature", type=temperature, default=1.0, help="of the softmax, 0 is greedy [%(default)s]"
     )
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="cap on an answer [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal answers [%(default)s]")
+    parser.add_argument("--seed", type=whole, default=0, help="equal seeds give equal answers [%(default)s]")
     options = parser.read(invocation.arguments)
 
     from trivium.base.log import route_warnings, say

@@ -33,6 +33,7 @@ class Completer:
 
         self.model: Decoder = load_model(folder)
         self.tokenizer = Tokenizer.load(folder)
+        self.tokenizer.check_fits(self.model.config.vocab_size)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.model = self.model.to(chosen).eval()
         if chosen.startswith("cuda"):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trivium.base.errors import InputError
-from trivium.cli.arguments import Arguments, print_json
+from trivium.cli.arguments import Arguments, check_parent, print_json
 from trivium.cli.invocation import Invocation
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -23,6 +23,7 @@ def run(invocation: Invocation) -> int:
     options = parser.read(invocation.arguments)
     if options.target.exists():
         raise InputError(f"{options.target} exists already. Name a new directory.")
+    check_parent(options.target)
     size = convert(options.source, options.target, options.dtype)
     if options.json:
         print_json({"path": str(options.target), "dtype": options.dtype, "bytes": size})
@@ -39,13 +40,11 @@ def convert(source: Path, target: Path, dtype: str) -> int:
     """
     from trivium.base.files import write_json
     from trivium.model import load_model, load_scorer, save_model
-    from trivium.model.hf import read_hf_json
+    from trivium.model.hf import is_classifier, read_hf_json
     from trivium.tokenizer import Tokenizer
 
-    architecture = str(read_hf_json(source).get("architectures", [""])[0])
-    classifier = architecture.endswith("ForSequenceClassification")
+    model = load_scorer(source) if is_classifier(source) else load_model(source)
     tokenizer = Tokenizer.load(source)
-    model = load_scorer(source) if classifier else load_model(source)
     eos = tokenizer.pad_id if tokenizer.eos_id is None else tokenizer.eos_id
     bos = eos if tokenizer.bos_id is None else tokenizer.bos_id
     save_model(model, target, pad_id=tokenizer.pad_id, bos_id=bos, eos_id=eos)

@@ -25,9 +25,16 @@ def report(error: BaseException, invocation: Invocation) -> int:
         return _line(str(error), error.exit_code)
     if isinstance(error, OSError) and error.errno is not None:
         return _line(_os_error(error, invocation), 1)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return _line("out of memory. Lower the batch sizes or the model's size, or close other programs.", 1)
     return _line(_bug(error, invocation), 1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whoever asked for it: Python, CUDA, or torch, whose allocator for the processor raises a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _line(text: str, code: int) -> int:
@@ -43,9 +50,11 @@ def _interrupted(error: BaseException, invocation: Invocation) -> int:
 
 def _os_error(error: OSError, invocation: Invocation) -> str:
     where = f"{error.filename}: " if error.filename else ""
+    again = f", then go on with: {invocation.resume_command}" if invocation.resumable else " and try again."
     if error.errno in NO_SPACE:
-        again = f", then go on with: {invocation.resume_command}" if invocation.resumable else " and try again."
         return f"{where}no space is left on the disk. What was written before is whole. Free some space{again}"
+    if error.errno == errno.EFBIG:
+        return f"{where}the limit on the size of files is reached. What was written before is whole. Raise it{again}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}{error.strerror}. Check the permissions, or choose another place."
     return f"{where}{error.strerror}."

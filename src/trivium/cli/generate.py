@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trivium.base.errors import InputError
-from trivium.cli.arguments import Arguments, positive, print_json
+from trivium.cli.arguments import Arguments, positive, print_json, whole
 from trivium.cli.invocation import Invocation
 
 
@@ -64,14 +64,17 @@ def _parser() -> Arguments:
         "--temperature", type=temperature, default=1.0, help="of the softmax, 0 is greedy [%(default)s]"
     )
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="cap on an answer [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal answers [%(default)s]")
+    parser.add_argument("--seed", type=whole, default=0, help="equal seeds give equal answers [%(default)s]")
     parser.add_argument("--json", action="store_true", help="print the answers as JSON")
     return parser
 
 
 def temperature(text: str) -> float:
     """An argparse type: a finite number of at least 0."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf"):
         raise ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
     return number
@@ -82,17 +85,23 @@ def _prompts(options: Namespace) -> list[str]:
         if options.prompt is not None:
             raise InputError("give a prompt or --file, not both.")
         try:
-            return [options.file.read_text(encoding="utf-8")]
+            text = options.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise InputError(f"{options.file}: {reason}. Name a text file that holds the prompt.") from None
+        if not text.strip():
+            raise InputError(f"{options.file} holds no prompt. Write one into it.")
+        return [text]
     if options.prompt is None:
         raise InputError("there is no prompt. Give one, name a --file, or - for one a line from standard input.")
     lines = sys.stdin.read().splitlines() if options.prompt == "-" else [options.prompt]
     # A shell argument or a line holds no line break, and code needs them.
     prompts = [line.replace("\\n", "\n") for line in lines if line.strip()]
     if not prompts:
-        raise InputError("there is no prompt on standard input. Write one a line.")
+        where = "on standard input. Write one a line" if options.prompt == "-" else "in an empty text. Give one"
+        raise InputError(f"there is no prompt {where}.")
+    if any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt):
+        raise InputError("the prompt is not UTF-8. Name a --file that holds it, in UTF-8.")
     return prompts
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from trivium.base.errors import InputError
-from trivium.cli.arguments import Arguments, print_json
+from trivium.cli.arguments import Arguments, check_parent, print_json
 from trivium.cli.invocation import Invocation
 
 DEFAULT_STORE = Path("runs/quickstart/preferences.db")
@@ -47,8 +47,10 @@ def _import(options: argparse.Namespace) -> int:
     from trivium.preferences.formats import import_preferences
     from trivium.preferences.store import PreferenceStore
 
-    if not options.file.is_file():
-        raise InputError(f"{options.file}: no such file. Name a JSONL or JSON file of preferences.")
+    if not options.store.exists():  # no store is made for a file that cannot be read
+        check_parent(options.store)
+        with PreferenceStore(":memory:") as store:
+            import_preferences(options.file, store, on_error=options.on_error)
     with PreferenceStore(options.store) as store:
         report = import_preferences(options.file, store, on_error=options.on_error)
     if options.json:
@@ -63,7 +65,13 @@ def _export(options: argparse.Namespace) -> int:
     from trivium.preferences.formats import export_preferences
     from trivium.preferences.store import PreferenceStore
 
+    check_parent(options.file)
+    if options.file.is_dir():
+        raise InputError(f"{options.file} is a folder. Name a file to write.")
     with PreferenceStore(options.store, create=False) as store:
+        sources = sorted({stored.judgement.source for stored in store.judgements()})
+        if options.source is not None and options.source not in sources:
+            raise InputError(f"{options.store} holds no judgements of source {options.source!r}: {sources}. Name one.")
         count = export_preferences(store, options.file, options.form, split=options.split, source=options.source)
     if options.json:
         print_json({"path": str(options.file), "records": count})

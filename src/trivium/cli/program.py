@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trivium {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"trivium: there is no command {name!r}. {_suggestion(name)}", file=sys.stderr)
+        print(f"trivium: there is no command {name[:40]!r}. {_suggestion(name)}", file=sys.stderr)
         return 2
     invocation = Invocation(name, arguments)
     previous = _stop_on_signals()

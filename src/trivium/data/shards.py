@@ -60,13 +60,19 @@ def open_corpus(path: str | Path, verify: bool = True) -> Corpus:
     directory = Path(path)
     manifest = read_manifest(directory)
     sources = []
-    for entry in manifest["sources"]:
-        streams = [
-            _open_split(directory, entry["splits"][split], np.dtype(manifest["dtype"]), verify) for split in SPLITS
-        ]
-        sources.append(CorpusSource(entry["name"], entry["weight"], *streams))
-    token_bytes = np.load(directory / "token_bytes.npy", allow_pickle=False)
-    return Corpus(tuple(sources), token_bytes, manifest["pad_id"], manifest["tokenizer"])
+    try:
+        for entry in manifest["sources"]:
+            streams = [
+                _open_split(directory, entry["splits"][split], np.dtype(manifest["dtype"]), verify) for split in SPLITS
+            ]
+            sources.append(CorpusSource(entry["name"], entry["weight"], *streams))
+        token_bytes = np.load(directory / "token_bytes.npy", allow_pickle=False)
+        return Corpus(tuple(sources), token_bytes, manifest["pad_id"], manifest["tokenizer"])
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{directory} is damaged ({reason}). Prepare the data again.") from None
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -78,9 +84,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     file = directory / MANIFEST
     if not file.is_file():
         raise DataError(f"{directory} holds no tokenised corpus (no {MANIFEST}). Prepare the data again.")
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{file} has format {manifest.get('format')}, expected {FORMAT}. Prepare the data again.")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({error}). Prepare the data again.") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{file} has format {found}, expected {FORMAT}. Prepare the data again.")
     return manifest
 
 

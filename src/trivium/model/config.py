@@ -1,6 +1,6 @@
 """The shape of a model."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,21 +12,21 @@ class ModelConfig(Config):
 
     family: Literal["qwen3", "qwen2", "llama"] = "qwen3"
     """Hugging Face architecture that the weights are saved as."""
-    vocab_size: int = Field(default=2048, ge=1)
+    vocab_size: int = Field(default=2048, ge=1, le=2**24)
     """Rows of the embedding; the tokenizer's size."""
-    n_layers: int = Field(default=5, ge=1)
+    n_layers: int = Field(default=5, ge=1, le=1024)
     """Transformer blocks."""
-    d_model: int = Field(default=128, ge=1)
+    d_model: int = Field(default=128, ge=2, le=2**17)
     """Width of the residual stream."""
-    n_heads: int = Field(default=0, ge=0)
+    n_heads: int = Field(default=0, ge=0, le=2**12)
     """Query heads; 0 takes d_model / 64, at least 1."""
-    n_kv_heads: int = Field(default=0, ge=0)
+    n_kv_heads: int = Field(default=0, ge=0, le=2**12)
     """Key/value heads (grouped-query attention); divides n_heads; 0 takes n_heads."""
-    head_dim: int = Field(default=0, ge=0)
+    head_dim: int = Field(default=0, ge=0, le=2**12)
     """Width of a head, even; 0 takes d_model / n_heads."""
-    d_ff: int = Field(default=0, ge=0)
+    d_ff: int = Field(default=0, ge=0, le=2**20)
     """Width of the SwiGLU hidden layer; 0 takes 8/3 d_model, rounded up to a multiple of 64."""
-    max_seq_len: int = Field(default=256, ge=2)
+    max_seq_len: int = Field(default=256, ge=2, le=2**24)
     """Longest sequence, in tokens."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
@@ -37,16 +37,22 @@ class ModelConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _derive(cls, values: dict) -> dict:
+    def _derive(cls, values: Any) -> Any:
         """Fill the zeros, so that a loaded config is the resolved one."""
+        if not isinstance(values, dict):
+            return values
         values = dict(values)
         given = {}
         for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
             text = str(values.get(key, 0))
-            if not text.isdecimal():
+            if not text.isdecimal() or len(text) > 18:
                 return values  # the field's own check says what is wrong
             given[key] = int(text)
         d_model = given["d_model"] or 128
+        if given["n_heads"] and not given["head_dim"] and d_model % given["n_heads"]:
+            raise ValueError(
+                f"d_model = {d_model} is not a multiple of n_heads = {given['n_heads']}. Change one, or give head_dim"
+            )
         values["n_heads"] = given["n_heads"] or max(1, d_model // 64)
         values["n_kv_heads"] = given["n_kv_heads"] or values["n_heads"]
         values["head_dim"] = given["head_dim"] or d_model // values["n_heads"]
@@ -57,9 +63,20 @@ class ModelConfig(Config):
     def _check(self) -> "ModelConfig":
         if not self.n_kv_heads or self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}.")
+        if not self.head_dim:
+            raise ValueError(f"n_heads = {self.n_heads} leaves no channel for a head of d_model = {self.d_model}.")
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding turns pairs of channels.")
         return self
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of a decoder of this shape, known before memory is asked for it."""
+        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        block = 2 * self.d_model + 3 * self.d_model * self.d_ff + 2 * (queries + keys) * self.d_model
+        block += 2 * self.head_dim * self.qk_norm + (queries + 2 * keys) * self.qkv_bias
+        embeddings = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
+        return embeddings + self.n_layers * block + self.d_model
 
     @property
     def qk_norm(self) -> bool:

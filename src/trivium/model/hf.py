@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -14,11 +15,27 @@ from trivium.model.config import ModelConfig
 from trivium.model.heads import Scorer
 from trivium.model.transformer import Decoder
 
+M = TypeVar("M", bound=Decoder)
+
 FAMILIES = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama"}
 """`model_type` in config.json -> prefix of the architecture's class name."""
 
 _OUTER = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
 _OUTER |= {"head.weight": "lm_head.weight", "score.weight": "score.weight"}
+_SHAPE = {
+    "vocab_size": "vocab_size",
+    "n_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "d_ff": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""Field of `ModelConfig` -> key in config.json."""
 _INNER = {
     "attention_norm": "input_layernorm",
     "attention": "self_attn",
@@ -94,9 +111,11 @@ def read_config(folder: Path) -> ModelConfig:
     """
     values = read_hf_json(folder)
     family = values.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(f"{folder}/config.json: model_type {family!r} is not supported; known: {', '.join(FAMILIES)}.")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ModelError(f"{folder}/config.json: rope_parameters is {rope!r}, expected an object.")
     unsupported = {
         "rope type": rope.get("rope_type", rope.get("type", "default")) not in ("default", None),
         "attention_bias": family != "qwen2" and values.get("attention_bias", False),
@@ -106,70 +125,121 @@ def read_config(folder: Path) -> ModelConfig:
     }
     if any(unsupported.values()):
         names = ", ".join(name for name, bad in unsupported.items() if bad)
-        raise ModelError(f"{folder}/config.json: this model's {names} is not supported.")
-    heads = values["num_attention_heads"]
-    theta = values.get("rope_theta") or rope.get("rope_theta") or 10_000.0
-    return ModelConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        n_layers=values["num_hidden_layers"],
-        d_model=values["hidden_size"],
-        n_heads=heads,
-        n_kv_heads=values.get("num_key_value_heads") or heads,
-        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-        d_ff=values["intermediate_size"],
-        max_seq_len=values.get("max_position_embeddings", 2048),
-        rope_theta=theta,
-        norm_eps=values.get("rms_norm_eps", 1e-6),
-        tie_embeddings=values.get("tie_word_embeddings", False),
-    )
+        raise ModelError(f"{folder}/config.json: this model's {names} is not supported. Name a model without.")
+    shape: dict[str, Any] = {"family": family, "rope_theta": rope.get("rope_theta") or 10_000.0}
+    for field, name in _SHAPE.items():
+        if values.get(name) is not None:
+            shape[field] = values[name]
+        elif field in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff"):
+            raise ModelError(f"{folder}/config.json has no {name}. Copy the file again.")
+    if shape["n_heads"] == 0:
+        raise ModelError(f"{folder}/config.json: num_attention_heads is 0. Copy the file again.")
+    try:
+        return ModelConfig.model_validate({"max_seq_len": 2048, "tie_embeddings": False, **shape})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = _SHAPE.get(str(problem["loc"][0]), "") if problem["loc"] else ""
+        place = f"{name} = {values.get(name)!r}: " if name else ""
+        reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+        raise ModelError(f"{folder}/config.json: {place}{reason}. Copy the file again.") from None
 
 
 def read_hf_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON file of a model directory."""
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder} is not a model directory: it has no {name}. Give the path of one.")
     try:
-        return json.loads((folder / name).read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a model directory: it has no {name}. Give the path of one.") from None
-    except ValueError as error:
-        raise ModelError(f"{folder / name} is not valid JSON ({error}).") from None
+        values = json.loads((folder / name).read_bytes())
+    except OSError as error:
+        raise ModelError(f"{folder / name} cannot be read: {error.strerror}. Check its permissions.") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / name} is not valid JSON ({error}). Copy the file again.") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{folder / name} does not hold a JSON object. Copy the file again.")
+    return values
+
+
+def is_classifier(folder: Path) -> bool:
+    """Whether the directory says that it holds a sequence classifier rather than a language model."""
+    names = read_hf_json(folder).get("architectures")
+    return isinstance(names, list) and bool(names) and str(names[0]).endswith("ForSequenceClassification")
 
 
 def load_model(folder: Path) -> Decoder:
-    """A causal language model from a Hugging Face directory, in fp32."""
-    model = Decoder(read_config(folder))
-    _load_into(model, folder)
-    return model
+    """A causal language model from a Hugging Face directory, in fp32.
+
+    Raises:
+        ModelError: the directory is missing or incomplete, holds another kind of model, or its weights do not fit.
+    """
+    if is_classifier(folder):
+        raise ModelError(f"{folder} is a sequence classifier, which scores texts and writes none. Name M0, M1 or M2.")
+    return _load(Decoder, folder)
 
 
 def load_scorer(folder: Path) -> Scorer:
-    """A one-label sequence classifier from a Hugging Face directory, in fp32."""
-    model = Scorer(read_config(folder))
-    _load_into(model, folder)
+    """A one-label sequence classifier from a Hugging Face directory, in fp32; raises as `load_model` does."""
+    return _load(Scorer, folder)
+
+
+def _load(kind: type[M], folder: Path) -> M:
+    config, tensors = read_config(folder), _read_tensors(folder)
+    _check_size(config, tensors, folder)
+    model = kind(config)
+    model.load_state_dict(_fit(model, tensors, folder), strict=False)  # a classifier has no language-model head
     return model
 
 
-def _load_into(model: Decoder, folder: Path) -> None:
-    tensors = _read_tensors(folder)
+def _check_size(config: ModelConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """A size that the weights do not have is told before memory is asked for it."""
+    last, width = f"model.layers.{config.n_layers - 1}", config.d_model
+    _check_shape(tensors, "model.embed_tokens.weight", (config.vocab_size, width), folder)
+    _check_shape(tensors, f"{last}.self_attn.q_proj.weight", (config.n_heads * config.head_dim, width), folder)
+    _check_shape(tensors, f"{last}.self_attn.k_proj.weight", (config.n_kv_heads * config.head_dim, width), folder)
+    _check_shape(tensors, f"{last}.mlp.gate_proj.weight", (config.d_ff, width), folder)
+
+
+def _check_shape(tensors: dict[str, Tensor], name: str, wanted: tuple[int, ...], folder: Path) -> None:
+    if name not in tensors:
+        raise ModelError(f"{folder}: the weights have no tensor {name!r}, which config.json calls for. Copy both anew.")
+    found = tuple(tensors[name].shape)
+    if found != wanted:
+        raise ModelError(
+            f"{folder}: tensor {name!r} has shape {found}; config.json calls for {wanted}. Copy both anew."
+        )
+
+
+def _fit(model: Decoder, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors by the model's own names, in fp32; all that it needs are there, finite and of its shapes."""
     state: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
         hf_name = _hf_name(name)
         if hf_name not in tensors and name == "head.weight" and isinstance(model, Scorer):
-            state[name] = parameter  # a classifier's checkpoint has no language-model head
             continue
-        if hf_name not in tensors:
-            raise ModelError(f"{folder}: the weights have no tensor {hf_name!r}, which config.json calls for.")
-        if tensors[hf_name].shape != parameter.shape:
-            found, wanted = tuple(tensors[hf_name].shape), tuple(parameter.shape)
-            raise ModelError(f"{folder}: tensor {hf_name!r} has shape {found}; config.json calls for {wanted}.")
+        _check_shape(tensors, hf_name, tuple(parameter.shape), folder)
+        if not tensors[hf_name].is_floating_point():
+            kind = str(tensors[hf_name].dtype).removeprefix("torch.")
+            raise ModelError(f"{folder}: tensor {hf_name!r} is of type {kind}. Convert the weights to floats.")
+        if not bool(tensors[hf_name].isfinite().all()):
+            raise ModelError(
+                f"{folder}: tensor {hf_name!r} holds NaN or infinite numbers. Train or copy the model anew."
+            )
         state[name] = tensors[hf_name].to(torch.float32)
-    model.load_state_dict(state)
+    known = {_hf_name(name) for name in state} | {"lm_head.weight"}  # tied heads are often saved all the same
+    if left := [name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")]:
+        raise ModelError(f"{folder}: the weights hold {left[0]!r}, for which config.json has no place. Copy both anew.")
+    return state
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors.index.json").exists():
-        index = read_hf_json(folder, "model.safetensors.index.json")
-        files = sorted(set(index["weight_map"].values()))
+        parts = read_hf_json(folder, "model.safetensors.index.json").get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
+            raise ModelError(f"{folder}/model.safetensors.index.json has no weight_map of file names. Copy it again.")
+        files = sorted(set(parts.values()))
+        if outside := [name for name in files if Path(name).name != name]:
+            raise ModelError(
+                f"{folder}/model.safetensors.index.json names {outside[0]!r}, which leads elsewhere. Copy it again."
+            )
     else:
         files = ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
@@ -181,5 +251,5 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as safetensors ({error}).") from error
+            raise ModelError(f"{path} cannot be read as safetensors ({error}). Copy the file again.") from error
     return tensors

@@ -1,7 +1,7 @@
 """AdamW and Muon behind one step: matrices inside the blocks may go to Muon, the rest always to AdamW."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,6 +11,8 @@ from trivium.base.config import Config
 from trivium.base.errors import StageFailed
 from trivium.optim.muon import Muon
 from trivium.optim.schedule import Schedule, lr_scale
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -24,7 +26,7 @@ class OptimConfig(Config):
     """Peak learning rate of Muon."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""

@@ -69,7 +69,7 @@ class _Turn(_Strict):
 
 class _Answer(_Strict):
     text: str = ""
-    ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
+    ids: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)] = ()
     finish: Literal["stop", "length", "error"] = "stop"
     passed: bool | None = None
     tests_passed: Count | None = None
@@ -168,7 +168,7 @@ def _read_oasst(value: dict[str, Any]) -> Parsed:
         replies = (node.get("replies") or []) if isinstance(node, dict) else None
         if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
             raise FieldError("prompt" if not before else "replies", f"should hold messages, is {_shown(node)}")
-        role = {"prompter": "user", "assistant": "assistant"}.get(node.get("role", ""))
+        role = {"prompter": "user", "assistant": "assistant"}.get(str(node.get("role")))
         if role is None:
             raise FieldError("role", f"should be 'prompter' or 'assistant', is {_shown(node.get('role'))}")
         turns = (*before, Message(role=role, content=_text(node, "text")))

@@ -89,7 +89,7 @@ def import_preferences(
             except FieldError as error:
                 if on_error == "stop":
                     raise DataError(
-                        f"{record.where}: {error}. Correct the record, or leave bad ones out with on_error = skip."
+                        f'{record.where}: {error}. Correct the record, or leave bad ones out with on_error = "skip".'
                     ) from None
                 skipped.append(f"{record.where}: {error}")
                 continue
@@ -103,7 +103,7 @@ def import_preferences(
         added = store.add_judgements(judgements())
         if not added.keys:
             first = f" The first of {len(skipped)} bad records: {skipped[0]}." if skipped else ""
-            raise DataError(f"{path} holds no preference.{first}")
+            raise DataError(f"{path} holds no preference.{first} Name a file of comparisons.")
     return ImportReport(
         path=str(path),
         records=records,

@@ -4,6 +4,7 @@ Rows are named by the hash of their content, so adding them again changes nothin
 starts over neither loses nor doubles any.
 """
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import ValidationError
 
 from trivium.base.errors import DataError, RunDirError
 from trivium.preferences.judgement import HELDOUT_FRACTION, Judgement, Prompt, Sample, content_id, judged_pairs
@@ -72,20 +75,25 @@ class PreferenceStore:
         if self.path != ":memory:":
             if not create and not Path(path).is_file():
                 raise DataError(f"{path} does not exist. Collect or import preferences first.")
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"{path} cannot be made: {error.strerror}. Name another place.") from None
         with self._explained():
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
             try:
-                self._prepare()
+                self._prepare(create)
             except BaseException:
                 self._db.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, create: bool) -> None:
         self._db.row_factory = sqlite3.Row
         kind = self._db.execute("PRAGMA application_id").fetchone()[0]
         if kind != APPLICATION_ID and self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
             raise DataError(f"{self.path} is a database of something else. Name a new file for the preferences.")
+        if kind != APPLICATION_ID and not create:
+            raise DataError(f"{self.path} holds no preferences. Collect or import some first.")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # an acknowledged judgement is on disk
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -128,8 +136,14 @@ class PreferenceStore:
             if "locked" in str(error):
                 raise RunDirError(f"{self.path} is in use by another process. Try again when it is done.") from error
             raise DataError(f"{self.path} cannot be used: {error}. Check path, permissions and disk space.") from error
+        except (json.JSONDecodeError, ValidationError):
+            raise DataError(
+                f"{self.path} holds a damaged record. Restore it from a copy, or name another file."
+            ) from None
         except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path} is no sound preference database: {error}.") from error
+            raise DataError(
+                f"{self.path} is no sound preference database: {error}. Restore it from a copy, or name another file."
+            ) from error
 
     # Writing
 
@@ -255,7 +269,8 @@ class PreferenceStore:
         """Completions by prompt, round, model and sample index; of one prompt, round or model where given."""
         where, values = where_clause(prompt=prompt_id, round=round, model=model)
         rows = self._read(f"SELECT * FROM completions {where} ORDER BY prompt, round, model, sample, id", values)
-        return [StoredSample(row["id"], row["prompt"], sample_of(row)) for row in rows]
+        with self._explained():
+            return [StoredSample(row["id"], row["prompt"], sample_of(row)) for row in rows]
 
     def sampled(self, model: str, round: int) -> dict[str, set[int]]:
         """Prompt id → the sample indices that are there: what a resumed collection need not sample again."""
@@ -340,4 +355,5 @@ class PreferenceStore:
             """,
             (row["id"],),
         )
-        return stored_judgement(row, ranked)
+        with self._explained():
+            return stored_judgement(row, ranked)

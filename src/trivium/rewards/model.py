@@ -1,6 +1,7 @@
 """The reward model: a scorer of whole responses, with the normalisation that was frozen when it was trained."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,10 @@ class RewardModel:
         try:
             figures = json.loads(path.read_text())
             mean, std = float(figures.pop("mean")), float(figures.pop("std"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read ({error}); {folder} is not a reward model of ours.") from error
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}). Name a reward model made here.") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(f"{path} holds no mean and std of scores. Train R again, or name another.") from None
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ModelError(f"{path}: mean {mean} and std {std} cannot normalise a score. Train R again.")
         return cls(load_scorer(folder), Tokenizer.load(folder), mean, std, figures)

@@ -32,7 +32,7 @@ class LearnerConfig(Config):
     """Weight of the reward in U."""
     gamma: float = Field(default=0.05, ge=0)
     """Weight of the KL divergence from M1 in U, reward per nat."""
-    kl_target: float | None = None
+    kl_target: float | None = Field(default=None, gt=0)
     """KL per response, in nats, that the coefficient is steered to; unset keeps it at gamma."""
     kl_horizon: float = Field(default=10_000, gt=0)
     """Responses over which a full deviation from kl_target acts."""
@@ -42,7 +42,7 @@ class LearnerConfig(Config):
     """Optimiser steps per pass."""
     critic_warmup: int = Field(default=0, ge=0)
     """First steps in which only the critic learns."""
-    max_approx_kl: float | None = None
+    max_approx_kl: float | None = Field(default=None, gt=0)
     """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
     missing_eos: MissingEOS = "min"
     """Reward of a response cut by the cap: at most -1 (`min`), -1 (`replace`) or as it is (`none`)."""

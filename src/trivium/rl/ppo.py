@@ -17,9 +17,9 @@ class PPOConfig(Config):
 
     clip_eps: float = Field(default=0.2, gt=0)
     """The ratio is clipped to 1 - clip_eps below."""
-    clip_eps_high: float | None = None
+    clip_eps_high: float | None = Field(default=None, gt=0)
     """The ratio is clipped to 1 + this above; unset takes clip_eps."""
-    dual_clip: float | None = None
+    dual_clip: float | None = Field(default=None, gt=1)
     """Bound on the loss of tokens with negative advantage (above 1); unset is off."""
     discount: float = Field(default=1.0, ge=0, le=1)
     """Discount of later rewards."""
@@ -29,7 +29,7 @@ class PPOConfig(Config):
     """Scale advantages to mean 0 and variance 1 over the rollout; alpha is rescaled alike."""
     aggregate: Literal["seq_sum", "seq_mean", "token", "const"] = "token"
     """How tokens are averaged; alpha is rescaled alike."""
-    value_clip: float | None = 0.2
+    value_clip: float | None = Field(default=0.2, gt=0)
     """Half-width of the critic's trust interval about its old value; unset is off."""
     truncation: Literal["terminal", "mask"] = "terminal"
     """A response cut by the cap ends there (`terminal`), or is left out of the update (`mask`)."""

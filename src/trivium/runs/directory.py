@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trivium.base.errors import RunDirError
@@ -29,6 +29,11 @@ class RunDir:
     def recipe_path(self) -> Path:
         """The recipe as resolved, every default written out."""
         return self.path / "recipe.toml"
+
+    @property
+    def compute_path(self) -> Path:
+        """Device, precision and threads that the run was begun with."""
+        return self.path / "compute.json"
 
     @property
     def lineage_path(self) -> Path:
@@ -65,10 +70,13 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the kernel releases the lock however the process ends.
 
+        A run in which nothing was written leaves no folder behind.
+
         Raises:
             RunDirError: another process holds it, or the folder cannot be written or locked.
         """
         lock_path = self.path / ".lock"
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -82,6 +90,11 @@ class RunDir:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
+            if made and os.listdir(self.path) == [lock_path.name]:
+                lock_path.unlink()
+                for folder in made:
+                    with suppress(OSError):  # somebody else's files are in it by now
+                        folder.rmdir()
             os.close(descriptor)
 
     def _take(self, descriptor: int) -> None:
@@ -110,6 +123,11 @@ class StageDir:
 
     def __repr__(self) -> str:
         return f"StageDir({str(self.path)!r})"
+
+    @property
+    def replaced(self) -> Path:
+        """Where `--force` puts the stage's folder until the new one stands."""
+        return self.run.path / f".{self.name}.replaced"
 
     @property
     def config_path(self) -> Path:

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trivium.base.errors import RunDirError
 from trivium.base.files import write_json, write_text
@@ -62,6 +61,13 @@ class Manifest(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     """Rows dropped, prompts truncated, sandbox level, fallbacks."""
 
+    @field_validator("started", "session_started")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        if value:
+            _parse(value)
+        return value
+
 
 def read_manifest(stage: StageDir) -> Manifest | None:
     """The stage's manifest, or None where the stage was never begun.
@@ -71,8 +77,12 @@ def read_manifest(stage: StageDir) -> Manifest | None:
     """
     try:
         return Manifest.model_validate_json(stage.manifest_path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise RunDirError(
+            f"{stage.manifest_path} cannot be read: {error.strerror}. Look at what stands there."
+        ) from None
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -192,13 +202,16 @@ def _write(stage: StageDir, manifest: Manifest) -> None:
 
 
 def _wipe(stage: StageDir) -> None:
+    """Put the folder aside: it is deleted when the new one stands, and comes back should the input be bad."""
     if stage.path.exists():
-        log.warning("deleting %s and starting the stage again", stage.path)
-        shutil.rmtree(stage.path)
+        log.warning("replacing %s: the stage starts again", stage.path)
+        stage.path.rename(stage.replaced)
 
 
 def _refuse_foreign_folder(stage: StageDir) -> None:
     """A stage writes its manifest first, so other files in a folder without one are not its own."""
+    if stage.path.exists() and not stage.path.is_dir():
+        raise RunDirError(f"{stage.path} is not a folder, so the stage cannot be there. Give the run another name.")
     names = sorted(path.name for path in stage.path.glob("*") if not path.name.startswith("."))
     if names:
         raise RunDirError(

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
 from trivium.base.errors import StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import Progress, say
+from trivium.model import Decoder
 from trivium.preferences.formats import ImportReport, export_preferences, import_preferences
 from trivium.preferences.judgement import Sample
 from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_samples
 from trivium.preferences.store import PreferenceStore
+from trivium.records import Task
 from trivium.runs import StageDir
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import Answer, answer_tasks, judge_answers
@@ -33,9 +35,9 @@ class CollectConfig(Config):
     """At a bad record of that file: stop, or leave it out and count it."""
     tasks: TaskConfig = TaskConfig(count=2750)
     """Prompts of the first round."""
-    later_tasks: int = Field(default=750, ge=1)
+    later_tasks: int = Field(default=750, ge=1, le=MOST)
     """Prompts of each later round, sampled from the policy of that time."""
-    samples: int = Field(default=4, ge=2)
+    samples: int = Field(default=4, ge=2, le=MOST)
     """Completions a prompt."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on a completion, in tokens."""
@@ -45,7 +47,7 @@ class CollectConfig(Config):
     """Who compares them."""
     heldout_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts whose comparisons only measure the reward model."""
-    chunk: int = Field(default=250, ge=1)
+    chunk: int = Field(default=250, ge=1, le=MOST)
     """Prompts sampled, judged and stored at a time; what is stored is not sampled again after an interruption."""
 
 
@@ -57,14 +59,15 @@ def run(
     database = context.run.preferences_path
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
+        sampler = None if config.path else _load(context, config, policy, round)
         if context.force and round == 0:
             _set_aside(database)
         with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
-            if config.path:
+            if sampler is None:
                 report = import_preferences(Path(config.path), store, config.on_error)
                 result = {"prompts": store.counts()["prompts"]} | _imported(stage, report)
             else:
-                result = _sample_and_judge(context, config, sandbox_config, stage, store, policy, round)
+                result = _sample_and_judge(context, config, sandbox_config, stage, store, sampler, policy, round)
             result |= {f"store_{key}": value for key, value in store.counts().items()}
             export_preferences(store, stage.samples / "preferences.jsonl")
         return result, []
@@ -73,6 +76,12 @@ def run(
     if config.path:
         inputs["preferences"] = Path(config.path)
     return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name], body=body)
+
+
+def _load(context: Context, config: CollectConfig, policy: Path, round: int) -> tuple[Decoder, Tokenizer, list[Task]]:
+    """Who answers, and the tasks of the round."""
+    wanted = config.tasks if round == 0 else config.tasks.model_copy(update={"count": config.later_tasks})
+    return context.load_model(policy), Tokenizer.load(policy), wanted.load(context.seed, f"collect-{round}", "train")
 
 
 def _imported(stage: StageDir, report: ImportReport) -> dict[str, Any]:
@@ -101,13 +110,12 @@ def _sample_and_judge(
     sandbox_config: SandboxConfig,
     stage: StageDir,
     store: PreferenceStore,
+    sampler: tuple[Decoder, Tokenizer, list[Task]],
     policy: Path,
     round: int,
 ) -> dict[str, Any]:
-    model, tokenizer = context.load_model(policy), Tokenizer.load(policy)
+    model, tokenizer, tasks = sampler
     weights = fingerprint_path(policy)
-    wanted = config.tasks if round == 0 else config.tasks.model_copy(update={"count": config.later_tasks})
-    tasks = wanted.load(context.seed, f"collect-{round}", "train")
     ids = store.add_prompts((task.prompt, task.id, "") for task in tasks)
     done = store.sampled(weights, round)
     todo = {name: task for name, task in zip(ids, tasks, strict=True) if len(done.get(name, ())) < config.samples}

@@ -16,7 +16,7 @@ from trivium.stages.stage import note
 class SandboxConfig(Config):
     """How model-written programs are run."""
 
-    workers: int = Field(default=2, ge=1)
+    workers: int = Field(default=2, ge=1, le=1024)
     """Programs run at a time."""
     minimum: Literal["jailed", "isolated", "limited"] = "isolated"
     """Weakest confinement accepted; below it the stage refuses. `limited` is not safe and must be asked for."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
+from trivium.base.errors import DataError
 from trivium.base.files import write_jsonl
 from trivium.base.log import say
 from trivium.data.drops import Drops
@@ -35,7 +36,7 @@ class EvaluateConfig(Config):
 
     tasks: TaskConfig = TaskConfig(count=240)
     """Held-out tasks for pass@k and U; a file's tasks are taken as they are."""
-    samples: int = Field(default=10, ge=1)
+    samples: int = Field(default=10, ge=1, le=MOST)
     """Answers a task, sampled at `temperature`; at least 10 for pass@10."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling."""
@@ -110,6 +111,11 @@ class _Bench:
             note(stage, f"{fits.count(False)} of {len(fits)} tasks left out: their prompts exceed {room} tokens")
             self.tasks = [task for task, fit in zip(self.tasks, fits, strict=True) if fit]
             self.prompts = [prompt for prompt, fit in zip(self.prompts, fits, strict=True) if fit]
+        if not self.tasks:
+            raise DataError(
+                f"no task is left to evaluate: the prompts of all {len(fits)} exceed {room} tokens. Lower "
+                "evaluate.max_new_tokens, raise model.max_seq_len, or give shorter tasks."
+            )
         _, heldout = split_examples(sft, context.seed, Drops(sft.on_error))
         self.examples = (
             ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None

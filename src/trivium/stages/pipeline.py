@@ -4,40 +4,41 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import field_validator, model_validator
 
 from trivium.base.config import Config
-from trivium.base.errors import ConfigError
+from trivium.base.errors import ConfigError, InputError
 from trivium.base.files import write_json, write_jsonl, write_text
 from trivium.base.log import say
 from trivium.base.toml import dump_toml
 from trivium.data.config import DataConfig
-from trivium.data.drops import Drops
 from trivium.model import ModelConfig
-from trivium.preferences.formats import import_preferences
-from trivium.preferences.store import PreferenceStore
-from trivium.runs import RunDir, read_manifest, read_metrics, write_lineage
+from trivium.model.hf import read_config
+from trivium.runs import RunDir, keep_run, read_manifest, read_metrics, write_lineage
 from trivium.runs.directory import SIMPLE_NAME
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
 from trivium.stages.confinement import SandboxConfig
 from trivium.stages.evaluate import EvaluateConfig
+from trivium.stages.preflight import check_inputs, check_lengths
 from trivium.stages.pretrain import PretrainConfig
 from trivium.stages.reward import RewardConfig
 from trivium.stages.rl import RLConfig
-from trivium.stages.sft import SFTConfig, split_examples
+from trivium.stages.sft import SFTConfig
 from trivium.stages.stage import ComputeConfig, Context, freeze_compute
-from trivium.tasks.formats import load_tasks
-from trivium.tokenizer import TokenizerConfig
+from trivium.tokenizer import Tokenizer, TokenizerConfig
 
 STAGES = ("tokenizer", "data", "pretrain", "sft", "collect", "reward", "rl", "evaluate")
 """In order; collect, reward and rl are gone through once a round."""
+
+MAX_NAME = 100
+"""Characters of a run's name: file systems take 255, and reports and temporary files add to it."""
 
 
 class Recipe(Config):
     """A run from corpus to M2."""
 
-    name: str = Field(default="quickstart", pattern=f"^{SIMPLE_NAME.pattern}$")
+    name: str = "quickstart"
     """Name of the run; its directory is `runs_dir/name`."""
     runs_dir: str = "runs"
     """Folder of all runs."""
@@ -66,10 +67,45 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured."""
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not SIMPLE_NAME.fullmatch(value) or len(value) > MAX_NAME:
+            raise ValueError(
+                f"{value[:MAX_NAME]!r} cannot name a run: it takes up to {MAX_NAME} letters, digits, '.', '_' and '-', "
+                "the first a letter or digit"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _sequences_fit(self) -> "Recipe":
+        """Lengths that the model cannot hold; a parent from elsewhere has a context of its own, known when read."""
+        limit, name = self.model.max_seq_len, "model.max_seq_len"
+        problem = _excess("pretrain.seq_len", self.pretrain.seq_len, limit, name)
+        if not (problem or self.sft.parent):
+            problem = self.too_long(limit, name)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def too_long(self, limit: int, name: str) -> str | None:
+        """The first length that the model to fine-tune cannot hold, with `name` for its context of `limit` tokens."""
+        lengths = {f"{part}.seq_len": getattr(self, part).seq_len for part in ("sft", "reward", "evaluate")}
+        answering = ("sft", "collect", "reward", "rl", "evaluate")
+        lengths |= {f"{part}.max_new_tokens": getattr(self, part).max_new_tokens for part in answering}
+        return next((text for key, length in lengths.items() if (text := _excess(key, length, limit, name))), None)
+
     @property
     def directory(self) -> Path:
         """Where the run is."""
         return Path(self.runs_dir) / self.name
+
+
+def _excess(name: str, length: int, limit: int, of: str) -> str | None:
+    """What is wrong with a length; an answer as long as the context leaves no room for a prompt."""
+    if name.endswith("max_new_tokens") and length >= limit:
+        return f"{name} = {length} leaves no room for a prompt in {of} = {limit}. Lower it"
+    return f"{name} = {length} exceeds {of} = {limit}. Lower it" if length > limit else None
 
 
 def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -> dict[str, Any]:
@@ -81,37 +117,62 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
     """
     if only is not None and only not in STAGES:
         raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
-    _check_lengths(recipe)
     if recipe.rl.rounds > 1 and recipe.collect.path:
         say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
-    if only is None:
-        _check_files(recipe)
     run = RunDir(recipe.directory)
+    to_come = {stage for stage in STAGES if only in (None, stage) and (force or not _is_done(run, stage))}
+    check_inputs(recipe, to_come)
     with run.lock():
         began = time.monotonic()
+        kept, results = keep_run(run), {}
         context = Context(run, recipe.seed, recipe.compute, force)
-        freeze_compute(run, context)
-        resolved = dump_toml(recipe.model_dump(mode="json"))
-        if not run.recipe_path.exists():
-            write_text(run.recipe_path, resolved)
-        results: dict[str, Any] = {}
         try:
-            for stage in STAGES[:4]:
-                if only in (None, stage):
-                    results[stage] = _single(stage, context, recipe)
-            for round in range(_rounds(recipe)):
-                for stage in STAGES[4:7]:
-                    if only in (None, stage) and _is_due(stage, context, recipe, round, only):
-                        results[stage] = _round(stage, context, recipe, round)
-            if only in (None, "evaluate"):
-                results["evaluate"] = _single("evaluate", context, recipe)
-        finally:
-            write_lineage(run)
+            freeze_compute(run, context)
+            resolved = dump_toml(recipe.model_dump(mode="json"))
+            if not run.recipe_path.exists():
+                write_text(run.recipe_path, resolved)
+            _go_through(context, recipe, only, to_come, results)
+        except BaseException as error:
+            if isinstance(error, InputError) and not context.changed:
+                kept.restore()
+            else:
+                write_lineage(run)
+            raise
+        write_lineage(run)
         write_text(run.recipe_path, resolved)  # not before: a recipe that was refused is not the run's
         if only not in (None, "evaluate"):
             return {only: results[only]}
         say(f"{recipe.name}: everything is done ({time.monotonic() - began:.0f} s this time)")
         return _summarise(run, recipe, results["evaluate"])
+
+
+def _is_done(run: RunDir, stage: str) -> bool:
+    manifest = read_manifest(run.stage(stage))
+    return manifest is not None and manifest.status == "done"
+
+
+def _go_through(context: Context, recipe: Recipe, only: str | None, to_come: set[str], results: dict[str, Any]) -> None:
+    """Stage by stage; the figures of each are put into `results` as it ends."""
+    for stage in STAGES[:4]:
+        if only in (None, stage):
+            results[stage] = _single(stage, context, recipe)
+        if stage == "tokenizer":
+            _check_lengths(context, recipe, to_come)
+    for round in range(_rounds(recipe)):
+        for stage in STAGES[4:7]:
+            if only in (None, stage) and _is_due(stage, context, recipe, round, only):
+                results[stage] = _round(stage, context, recipe, round)
+    if only in (None, "evaluate"):
+        results["evaluate"] = _single("evaluate", context, recipe)
+
+
+def _check_lengths(context: Context, recipe: Recipe, to_come: set[str]) -> None:
+    """As soon as there is a tokenizer to count with."""
+    parent = Path(recipe.sft.parent) if recipe.sft.parent else None
+    folder = parent or context.run.artifact("tokenizer")
+    if (folder / "tokenizer.json").is_file():
+        limit = read_config(parent).max_seq_len if parent else recipe.model.max_seq_len
+        check_lengths(recipe, to_come, Tokenizer.load(folder), limit)
 
 
 def _is_due(stage: str, context: Context, recipe: Recipe, round: int, only: str | None) -> bool:
@@ -130,34 +191,9 @@ def _is_due(stage: str, context: Context, recipe: Recipe, round: int, only: str 
     return True
 
 
-def _check_files(recipe: Recipe) -> None:
-    """The user's files are read before anything is trained: a bad record is told at once, not after an hour."""
-    if recipe.sft.path:
-        split_examples(recipe.sft, recipe.seed, Drops(recipe.sft.on_error))
-    if recipe.collect.path:
-        with PreferenceStore(":memory:") as store:
-            import_preferences(Path(recipe.collect.path), store, recipe.collect.on_error)
-    for tasks in (recipe.collect.tasks, recipe.reward.tasks, recipe.rl.tasks, recipe.evaluate.tasks):
-        if tasks.path:
-            load_tasks(Path(tasks.path))
-
-
 def _rounds(recipe: Recipe) -> int:
     """Rounds to go: imported comparisons make one, for nobody is there to compare the policy's new answers."""
     return 1 if recipe.collect.path else recipe.rl.rounds
-
-
-def _check_lengths(recipe: Recipe) -> None:
-    """Sequence lengths that the model cannot hold are refused before anything is trained."""
-    for name, length in {
-        "pretrain.seq_len": recipe.pretrain.seq_len,
-        "sft.seq_len": recipe.sft.seq_len,
-        "reward.seq_len": recipe.reward.seq_len,
-        "evaluate.seq_len": recipe.evaluate.seq_len,
-        "rl.max_new_tokens": recipe.rl.max_new_tokens,
-    }.items():
-        if length > recipe.model.max_seq_len:
-            raise ConfigError(f"{name} = {length} exceeds model.max_seq_len = {recipe.model.max_seq_len}. Lower it.")
 
 
 def _single(stage: str, context: Context, recipe: Recipe) -> dict[str, Any]:

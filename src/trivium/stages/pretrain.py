@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
+from trivium.base.errors import DataError
 from trivium.base.seeding import derive_seed
 from trivium.data.loader import CorpusLoader
 from trivium.evaluation.bits_per_byte import bits_per_byte
@@ -25,9 +26,9 @@ class PretrainConfig(Config):
 
     steps: int = Field(default=90, ge=1)
     """Optimiser steps."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=MOST)
     """Rows a step."""
-    micro_batch_size: int = Field(default=64, ge=1)
+    micro_batch_size: int = Field(default=64, ge=1, le=MOST)
     """Rows of one forward pass; gradients are accumulated. Changes memory, not the result."""
     seq_len: int = Field(default=128, ge=2)
     """Tokens a row."""
@@ -69,6 +70,10 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         tokenizer = Tokenizer.load(folder)
         loader = CorpusLoader(shards, "train", config.seq_len, config.batch_size, context.seed)
+        if loader.corpus.fingerprint != tokenizer.fingerprint:
+            raise DataError(
+                f"{shards} holds the tokens of another tokenizer than {folder}. Make them anew: the stage data."
+            )
         model = Decoder(shape.model_copy(update={"vocab_size": tokenizer.vocab_size}))
         model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
         model.to(context.device).compute_dtype = context.dtype

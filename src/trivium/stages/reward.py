@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
 from trivium.base.errors import DataError, StageFailed
 from trivium.base.seeding import derive_seed, python_rng
 from trivium.evaluation.intervals import share_interval
@@ -31,13 +31,13 @@ from trivium.training import Checkpointer, Trainer
 class RewardConfig(Config):
     """How R is trained."""
 
-    epochs: float = Field(default=2.25, gt=0)
+    epochs: float = Field(default=2.25, gt=0, le=MOST)
     """Passes over the comparisons of the first round."""
-    later_epochs: float = Field(default=1.0, gt=0)
+    later_epochs: float = Field(default=1.0, gt=0, le=MOST)
     """Passes in each later round, which goes on from the R before, over old and new comparisons."""
     replay: int = Field(default=450, ge=0)
     """Prompts of earlier rounds, drawn by the seed, that a later round goes over again."""
-    prompts_per_step: int = Field(default=32, ge=1)
+    prompts_per_step: int = Field(default=32, ge=1, le=MOST)
     """Prompts of one optimiser step; each with all its completions."""
     max_completions: int = Field(default=4, ge=2)
     """Completions a prompt in training, passing and failing in balance."""
@@ -49,7 +49,7 @@ class RewardConfig(Config):
     """The optimiser."""
     eval_every: int = Field(default=50, ge=1)
     """Steps between evaluations on held-out prompts."""
-    normalise_samples: int = Field(default=1024, ge=2)
+    normalise_samples: int = Field(default=1024, ge=2, le=MOST)
     """Samples of M1 whose scores' mean and deviation are frozen in R."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on those samples, in tokens."""
@@ -70,6 +70,11 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
     result, cut = [], 0
     for group in groups:
         completions = [_ids(sample, tokenizer) for sample in group.completions]
+        if (largest := max(map(max, completions))) >= tokenizer.vocab_size:
+            raise DataError(
+                f"an answer to {group.prompt[:40]!r} has the token id {largest}, but M1 knows {tokenizer.vocab_size}. "
+                "Leave the ids out: the text is enough."
+            )
         prompt = encode_prompt(tokenizer, group.prompt)
         room = seq_len - max(map(len, completions))
         if room < len(prompt):
@@ -187,8 +192,16 @@ def _groups(
     held_ids, _ = tokenise(held, tokenizer, config.seq_len)
     if cut:
         note(stage, f"{cut} of {len(train)} training prompts were longer than reward.seq_len and lost their beginning")
+    if not train:
+        raise DataError(
+            "there is no comparison to train on: no prompt has both a better and a worse answer. Collect more, or "
+            "import pairs."
+        )
     if not train_ids:
-        raise DataError("there is no comparison to train on: no prompt has both a better and a worse completion.")
+        raise DataError(
+            f"each of the {len(train)} prompts to train on has an answer that fills reward.seq_len = {config.seq_len}. "
+            "Raise it."
+        )
     return train_ids, held_ids
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
 from trivium.base.errors import Interrupted, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import Progress
@@ -45,13 +45,13 @@ class RLConfig(Config):
     """The algorithm."""
     reward: Literal["model", "execution"] = "model"
     """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
-    rounds: int = Field(default=2, ge=1)
+    rounds: int = Field(default=2, ge=1, le=1000)
     """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
     steps: int = Field(default=16, ge=1)
     """Rollouts a round."""
-    prompts_per_step: int = Field(default=48, ge=1)
+    prompts_per_step: int = Field(default=48, ge=1, le=MOST)
     """Prompts of a rollout."""
-    samples_per_prompt: int = Field(default=4, ge=1)
+    samples_per_prompt: int = Field(default=4, ge=1, le=MOST)
     """Responses a prompt."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on a response, in tokens."""
@@ -61,7 +61,7 @@ class RLConfig(Config):
     """Prompts to draw from."""
     learner: LearnerConfig = LearnerConfig(alpha=10.0, minibatches=4)
     """The update."""
-    sft_rows: int = Field(default=12, ge=1)
+    sft_rows: int = Field(default=12, ge=1, le=MOST)
     """Packed rows of fine-tuning data in each update, when alpha > 0 (PPO-ptx)."""
     ppo: PPOConfig = PPOConfig()
     """PPO's own switches."""
@@ -73,10 +73,20 @@ class RLConfig(Config):
     """Held-out prompts of them, one response each."""
     keep: Literal["last", "lowest_u"] = "last"
     """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
-    max_kl: float | None = None
+    max_kl: float | None = Field(default=None, gt=0)
     """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
     checkpoint_every: int = Field(default=8, ge=1)
     """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _minibatches_are_filled(self) -> "RLConfig":
+        responses = self.prompts_per_step * self.samples_per_prompt
+        if self.learner.minibatches > responses:
+            raise ValueError(
+                f"learner.minibatches = {self.learner.minibatches} exceeds the {responses} responses of a step "
+                "(prompts_per_step × samples_per_prompt). Lower it"
+            )
+        return self
 
 
 def run(

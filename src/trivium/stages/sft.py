@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from trivium.base.config import Config
+from trivium.base.config import MOST, Config
 from trivium.base.errors import ConfigError
 from trivium.base.seeding import derive_seed
 from trivium.data.drops import Drops
@@ -34,17 +34,17 @@ class SFTConfig(Config):
 
     path: str = ""
     """File of examples (prompt/response, instruction or messages); empty takes solutions of the built-in tasks."""
-    tasks: int = Field(default=7500, ge=1)
+    tasks: int = Field(default=7500, ge=1, le=MOST)
     """Built-in tasks to learn from, when no file is given."""
     parent: str = ""
     """Model directory to start from; empty takes this run's M0."""
     init: Literal["parent", "random"] = "parent"
     """`random` forgets the parent's weights: the control that shows what pretraining is worth."""
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, le=MOST)
     """Passes over the examples."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=MOST)
     """Packed rows a step."""
-    micro_batch_size: int = Field(default=32, ge=1)
+    micro_batch_size: int = Field(default=32, ge=1, le=MOST)
     """Rows of one forward pass; changes memory, not the result."""
     seq_len: int = Field(default=128, ge=2)
     """Tokens a row."""
@@ -56,7 +56,7 @@ class SFTConfig(Config):
     """The optimiser."""
     eval_every: int = Field(default=50, ge=1)
     """Steps between evaluations: held-out loss and pass@1 by execution."""
-    eval_tasks: int = Field(default=64, ge=0)
+    eval_tasks: int = Field(default=64, ge=0, le=MOST)
     """Held-out tasks sampled once in each of them; 0 for none."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on a sampled answer in these evaluations."""

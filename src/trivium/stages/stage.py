@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field, ValidationError
 
 from trivium.base.config import Config
-from trivium.base.errors import Interrupted, RunDirError
+from trivium.base.errors import ConfigError, InputError, Interrupted, RunDirError
 from trivium.base.files import write_json
 from trivium.base.fingerprint import fingerprint_modules, fingerprint_path
 from trivium.base.log import format_duration, say, warn
 from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
 from trivium.model import Decoder, Scorer, load_model, load_scorer
-from trivium.runs import RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 
 
 class ComputeConfig(Config):
@@ -24,7 +25,7 @@ class ComputeConfig(Config):
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of activations; weights and optimiser are fp32. `auto` takes bf16 where it is measured to be faster."""
-    threads: int = 0
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 leaves it to torch. Resuming to the same bits needs the same number."""
 
 
@@ -36,11 +37,18 @@ class Context:
     seed: int
     compute: ComputeConfig
     force: bool = False
+    changed: list[str] = field(default_factory=list)
+    """Stages that this call has left otherwise than it found them."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
     def set_up(self) -> None:
         """Settle device, precision and threads, and say which were chosen."""
+        if self.compute.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "compute.device is cuda, but torch finds no CUDA device here. Set it to auto or cpu, or install a "
+                "torch build that fits the driver."
+            )
         tune_allocator()
         if self.compute.threads:
             torch.set_num_threads(self.compute.threads)
@@ -77,7 +85,7 @@ def perform(
     parents: Iterable[str] = (),
     body: Callable[[StageDir], tuple[dict[str, Any], list[Path]]],
 ) -> dict[str, Any]:
-    """Run a stage unless it is done; record how it ended.
+    """Run a stage unless it is done; record how it ended. Bad input leaves the stage as it was.
 
     Args:
         name: of the stage's folder.
@@ -93,6 +101,7 @@ def perform(
             ours = value.is_relative_to(context.run.path)
             remedy = "Run the stages before it first." if ours else "Check the path."
             raise RunDirError(f"{name} needs {key}, but {value} does not exist. {remedy}")
+    kept = KeptStage(stage)
     decision = open_stage(
         stage,
         config=config.model_dump(mode="json") | {"compute": context.compute.model_dump(mode="json")},
@@ -113,11 +122,16 @@ def perform(
     except (KeyboardInterrupt, Interrupted):
         close_stage(stage, "interrupted")
         raise
-    except BaseException:
-        close_stage(stage, "failed")
+    except BaseException as error:
+        if not (isinstance(error, InputError) and kept.restore()):
+            close_stage(stage, "failed")
+            context.changed.append(name)
         raise
+    finally:
+        kept.forget()
     release_memory()
     manifest = close_stage(stage, "done", result, outputs=outputs)
+    context.changed.append(name)
     say(f"{name}: done in {format_duration(manifest.wall_seconds)}")
     return result
 
@@ -130,13 +144,16 @@ def note(stage: StageDir, message: str) -> None:
 
 def freeze_compute(run: RunDir, context: Context) -> None:
     """Keep a run to the precision it was begun with: what was measured once is not measured again."""
-    import json
-
-    path = run.path / "compute.json"
+    path = run.compute_path
     if path.exists() and not context.force:
-        stored = ComputeConfig.model_validate(json.loads(path.read_text()))
+        try:
+            stored = ComputeConfig.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise RunDirError(
+                f"{path} does not hold the precision that the run was begun with. Set compute.precision and pass "
+                "--force, or give the run another name."
+            ) from None
         if context.compute.precision == "auto":
             context.compute = context.compute.model_copy(update={"precision": stored.precision})
     context.set_up()
-    run.path.mkdir(parents=True, exist_ok=True)
     write_json(path, context.compute.model_dump(mode="json"))

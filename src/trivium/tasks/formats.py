@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import keyword
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +51,7 @@ def load_tasks(
         except FieldError as error:
             if on_error == "stop":
                 raise DataError(
-                    f"{record.where}: {error}. Correct the record, or leave bad ones out with on_error = skip."
+                    f'{record.where}: {error}. Correct the record, or leave bad ones out with on_error = "skip".'
                 ) from None
             left_out.append(f"{record.where}: {error}")
             continue
@@ -58,7 +59,7 @@ def load_tasks(
         tasks.append(task)
     if not tasks:
         first = f" The first of {len(left_out)} bad records: {left_out[0]}." if left_out else ""
-        raise DataError(f"{path} holds no task.{first}")
+        raise DataError(f"{path} holds no task.{first} Name a file of tasks.")
     return tasks
 
 
@@ -198,6 +199,8 @@ def _trivium(row: Row) -> Task:
     tests = tuple(_python(test, "tests") for test in _texts(row, "tests"))
     if not tests:
         raise FieldError("field tests: is empty, expected at least one assert")
+    if idle := [test for test in tests if not ast.parse(test).body]:
+        raise FieldError(f"field tests: {idle[0]!r} tests nothing, expected an assert")
     optional = {name: _text(row, name, default="") for name in ("solution", "family", "composition")}
     task = Task(
         id=_id(row, "id"),
@@ -241,14 +244,16 @@ def _texts(row: Row, name: str, default: Iterable[str] | None = None) -> list[st
         return list(default)
     if name not in row:
         raise FieldError(f"field {name}: is missing")
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list):
         raise FieldError(f"field {name}: is {_kind(value)}, expected a list of texts")
+    if other := [item for item in value if not isinstance(item, str)]:
+        raise FieldError(f"field {name}: holds {_kind(other[0])}, expected texts")
     return [item.replace("\r\n", "\n") for item in value]
 
 
 def _name(row: Row, field: str) -> str:
     name = _text(row, field)
-    if not name.isidentifier():
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise FieldError(f"field {field}: {name!r} is no function name")
     return name
 
@@ -261,8 +266,9 @@ def _id(row: Row, name: str) -> str:
 def _python(source: str, field: str) -> str:
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError) as error:
-        raise FieldError(f"field {field}: is not Python ({error})") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
+        raise FieldError(f"field {field}: is not Python ({reason})") from None
     return source
 
 

@@ -72,8 +72,10 @@ def template_text(messages: Sequence[Message], tokenizer: Tokenizer, add_generat
             bos_token=tokenizer.special_text("bos_token"),
             eos_token=tokenizer.special_text("eos_token"),
         )
-    except jinja2.TemplateError as error:
-        raise ModelError(f"The chat template of {tokenizer.name} fails: {error}.") from None
+    except Exception as error:  # whatever a stranger's template does
+        raise ModelError(
+            f"The chat template of {tokenizer.name} fails: {error}. Correct chat_template in its tokenizer_config.json."
+        ) from None
 
 
 def _raise(message: Any) -> None:

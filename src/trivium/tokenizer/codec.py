@@ -16,6 +16,7 @@ import tokenizers
 
 from trivium.base.errors import DataError, ModelError
 from trivium.base.files import write_json, write_text
+from trivium.base.recipe import config_of
 from trivium.tokenizer import special
 from trivium.tokenizer.bytelevel import byte_alphabet, fast_encoding, is_plain, token_bytes
 from trivium.tokenizer.training import TokenizerConfig, check_encodable, has_our_split, train_bpe
@@ -41,7 +42,7 @@ class Tokenizer:
         self._model = model
         # Text that merely mentions "<|eos|>" must not become the token.
         self._model.encode_special_tokens = True
-        self.vocab_size = max(model.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(model.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.bos_id = self._special_id("bos_token")
         eos_id = self._special_id("eos_token")
         if eos_id is None:
@@ -66,9 +67,13 @@ class Tokenizer:
         text = self.special_text(key)
         if text is None:
             return None
+        if not isinstance(text, str):
+            raise ModelError(f"{self.name}: {key} {text!r} of tokenizer_config.json is no text. Correct it.")
         index = self._model.token_to_id(text)
         if index is None:
-            raise ModelError(f"{self.name}: {key} {text!r} of tokenizer_config.json is not in tokenizer.json.")
+            raise ModelError(
+                f"{self.name}: {key} {text!r} of tokenizer_config.json is not in tokenizer.json. Correct either."
+            )
         return index
 
     @classmethod
@@ -81,7 +86,7 @@ class Tokenizer:
         """
         if isinstance(texts, str):
             texts = [texts]
-        model = train_bpe(texts, TokenizerConfig(vocab_size=vocab_size, **options))
+        model = train_bpe(texts, config_of(TokenizerConfig, {"vocab_size": vocab_size, **options}))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": special.PAD,
@@ -112,6 +117,18 @@ class Tokenizer:
         model.no_truncation()
         model.no_padding()
         return cls(model, _read_config(directory), str(directory))
+
+    def check_fits(self, vocab_size: int) -> None:
+        """Refuse a model whose embedding has no row for some of the tokens.
+
+        Raises:
+            ModelError: `vocab_size` is too small.
+        """
+        if self.vocab_size > vocab_size:
+            raise ModelError(
+                f"{self.name} has {self.vocab_size} tokens, but the model's vocab_size is {vocab_size}: it belongs to "
+                "another model. Copy the right tokenizer files, or make the model larger."
+            )
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens."""
@@ -273,9 +290,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}.") from None
+        raise ModelError(f"{file} is not JSON: {error}. Copy it again.") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{file} must hold one JSON object.")
+        raise ModelError(f"{file} must hold one JSON object. Copy it again.")
     template = directory / "chat_template.jinja"
     if template.is_file():
         config["chat_template"] = template.read_text(encoding="utf-8")

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable, Iterator
 
 import tokenizers
+from pydantic import Field, field_validator
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from trivium.base.config import Config
-from trivium.base.errors import ConfigError, DataError
+from trivium.base.errors import DataError
 from trivium.tokenizer.special import BOS, SPECIAL_TOKENS
 
 SPLIT_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
@@ -20,18 +21,29 @@ after it, but for the last space) is a word of its own, which BPE can make one t
 MINIMUM_VOCABULARY = len(SPECIAL_TOKENS) + 256
 """Special tokens and one token for each byte."""
 
+LARGEST_VOCABULARY = 2**24
+
 
 class TokenizerConfig(Config):
     """How the tokenizer's vocabulary is made."""
 
-    vocab_size: int = 4096
+    vocab_size: int = Field(default=4096, le=LARGEST_VOCABULARY)
     """Number of tokens, special ones and the 256 bytes included."""
-    train_bytes: int = 50_000_000
+    train_bytes: int = Field(default=50_000_000, ge=1)
     """At most this many bytes of the corpus train the vocabulary, drawn from all sources."""
-    min_frequency: int = 2
+    min_frequency: int = Field(default=2, ge=1)
     """A pair of tokens must occur this often to be merged."""
-    max_token_length: int = 64
+    max_token_length: int = Field(default=64, ge=1)
     """No token is longer than this many bytes."""
+
+    @field_validator("vocab_size")
+    @classmethod
+    def _holds_the_bytes(cls, value: int) -> int:
+        if value < MINIMUM_VOCABULARY:
+            raise ValueError(
+                f"expected at least {MINIMUM_VOCABULARY}, for the bytes and special tokens, got {value}. Raise it"
+            )
+        return value
 
 
 def split_words() -> pre_tokenizers.PreTokenizer:
@@ -52,14 +64,8 @@ def train_bpe(texts: Iterable[str], config: TokenizerConfig) -> tokenizers.Token
     """Train byte-level BPE; a small corpus may give fewer tokens than asked for.
 
     Raises:
-        ConfigError: the vocabulary cannot hold the bytes and special tokens.
         DataError: there is no text, or a text holds a lone surrogate.
     """
-    if config.vocab_size < MINIMUM_VOCABULARY:
-        raise ConfigError(
-            f"tokenizer.vocab_size is {config.vocab_size}; at least {MINIMUM_VOCABULARY} are needed for the bytes "
-            "and special tokens. Raise it."
-        )
     model = tokenizers.Tokenizer(models.BPE())
     model.pre_tokenizer = split_words()
     model.decoder = decoders.ByteLevel()

@@ -62,7 +62,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob(f"step-{'[0-9]' * 8}"))
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, or None.

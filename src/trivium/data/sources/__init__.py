@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trivium.base.errors import DataError
+from trivium.base.files import check_regular
 from trivium.data.config import SourceConfig
 from trivium.data.drops import Drops
 from trivium.data.sources.builtin import read_builtin_code, read_builtin_english
@@ -45,6 +46,8 @@ def read_source(source: SourceConfig, drops: Drops) -> Iterator[Document]:
     """
     if source.path and not Path(source.path).exists():
         raise DataError(f"The corpus {source.path} does not exist. Check the path of source {source.label!r}.")
+    if source.path and not Path(source.path).is_dir():
+        check_regular(Path(source.path))
     count = 0
     for document in SOURCES[kind_of(source)](source, drops):
         if not document.text.strip():
