@@ -1,17 +1,12 @@
 """The shortened pipeline from corpus to M2: artefacts, a second run, an interruption, recomputable figures."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import check_resume
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from trivium.base.errors import RunDirError
 from trivium.base.recipe import load_config
@@ -19,31 +14,20 @@ from trivium.objectives.utility import utility
 from trivium.report import write_report
 from trivium.stages.pipeline import Recipe, run_pipeline
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "trivium"
 
-FLAGS = f"""
---compute.threads 1 --compute.precision fp32 --data.sources {SOURCE / "objectives"} --tokenizer.vocab_size 400
---model.n_layers 2 --model.d_model 48 --pretrain.steps 6 --pretrain.batch_size 8 --pretrain.eval_every 3
---pretrain.eval_rows 8 --pretrain.checkpoint_every 2 --sft.tasks 120 --sft.eval_every 4 --sft.eval_tasks 4
---sft.batch_size 8 --sft.seq_len 256 --sft.checkpoint_every 2 --collect.tasks.count 24 --collect.later_tasks 12
---collect.samples 4 --collect.judge.type simulated --collect.max_new_tokens 12 --collect.chunk 8
---collect.heldout_fraction 0.3 --reward.allow_chance true --reward.normalise_samples 16 --reward.tasks.count 8
---reward.prompts_per_step 4 --reward.max_new_tokens 12 --reward.checkpoint_every 2 --rl.steps 2 --rl.rounds 2
---rl.prompts_per_step 6 --rl.samples_per_prompt 2 --rl.gold_responses 4 --rl.eval_tasks 4 --rl.tasks.count 40
---rl.max_new_tokens 12 --rl.checkpoint_every 1 --rl.sft_rows 2 --evaluate.tasks.count 6
---evaluate.max_new_tokens 12 --evaluate.utility_prompts 4 --evaluate.bits_per_byte_rows 8
-"""
-
-
-def recipe(folder: Path, name: str = "small", *more: str) -> Recipe:
-    return load_config(Recipe, None, [*FLAGS.split(), "--runs_dir", str(folder), "--name", name, *more])
+def recipe(*more: str) -> Recipe:
+    return load_config(Recipe, None, [*check_resume.FLAGS.split(), "--runs_dir", "runs", "--name", "small", *more])
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("runs")
-    summary = run_pipeline(recipe(folder))
-    return folder / "small", summary
+def straight(tmp_path_factory: pytest.TempPathFactory) -> check_resume.Straight:
+    """The pipeline through the command line, once, left alone."""
+    return check_resume.run_straight(tmp_path_factory.mktemp("straight"))
+
+
+@pytest.fixture(scope="module")
+def finished(straight: check_resume.Straight) -> tuple[Path, dict]:
+    return straight.run, json.loads(straight.trial.output)
 
 
 def test_every_artefact_of_the_contract_is_there(finished: tuple[Path, dict]) -> None:
@@ -87,17 +71,18 @@ def test_utility_is_recomputable_and_m1_is_its_own_reference(finished: tuple[Pat
 
 
 def test_second_run_does_nothing_and_a_changed_recipe_is_refused(
-    finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, summary = finished
+    monkeypatch.chdir(run.parents[1])
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     began = time.monotonic()
-    assert run_pipeline(recipe(run.parent)) == summary
+    assert run_pipeline(recipe()) == summary
     assert time.monotonic() - began < 10
     assert capsys.readouterr().err.count("nothing to do") == 11
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
     with pytest.raises(RunDirError, match=r"optim\.lr"):
-        run_pipeline(recipe(run.parent, "small", "--sft.optim.lr", "0.5"))
+        run_pipeline(recipe("--sft.optim.lr", "0.5"))
 
 
 def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
@@ -108,29 +93,14 @@ def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
         assert name in page
 
 
-def _heed_interrupts() -> None:
-    """Whoever started the tests in the background made them, and so their children, deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_interrupted_and_resumed_run_ends_in_the_same_weights(finished: tuple[Path, dict], tmp_path: Path) -> None:
-    """SIGINT in the middle, again and again; the resumed run's weights are those of the uninterrupted one."""
-    run, _ = finished
-    command = [sys.executable, "-m", "trivium", "run", *FLAGS.split(), "--runs_dir", str(tmp_path), "--name", "small"]
-    for marker in ("pretrain: started", "sft: started", "collect: started", "rl: started", "rl-2: started"):
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=_heed_interrupts
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if marker in line or "going on" in line:
-                break
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGINT)
-        said = process.stderr.read()
-        assert process.wait(timeout=120) == 130, said
-        assert "Go on with: " in said and "Traceback" not in said
-    run_pipeline(recipe(tmp_path))
-    for name in ("M0", "M1", "R", "M2"):
-        ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (tmp_path / "small", run))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_stopped_again_and_again_ends_as_the_one_left_alone(
+    straight: check_resume.Straight, tmp_path: Path
+) -> None:
+    """SIGKILL and SIGTERM at random moments of all stages; `make check-resume` does it fifty times."""
+    strikes = check_resume.plan(straight, kills=6, terms=4, seed=0)
+    last, hits, wrong = check_resume.run_struck(tmp_path, strikes)
+    assert last.code == 0, last.lines
+    assert wrong == [] and hits.total() == 10
+    assert check_resume.differences(straight.run, tmp_path / "runs/small") == []

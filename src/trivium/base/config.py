@@ -1,6 +1,6 @@
 """Typed configuration: frozen, keyword-only, unknown keys refused; field docstrings are the help texts."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -11,6 +11,9 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    adjustable: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a stage that may be given otherwise when it goes on: a healthy run's result does not depend on them."""
 
     @model_validator(mode="before")
     @classmethod
