@@ -2,11 +2,12 @@
 
     make check-resume
     make check-resume ARGS="--kills 50 --seed 0"
-    make check-resume ARGS="--kills 5 --terms 5 --keep /some/folder"
+    make check-resume ARGS="--kills 5 --terms 5 --full 5 --keep /some/folder"
 
-A small pipeline with two rounds is run once from corpus to report. Then it is run again, stopped by SIGKILL (or,
-`--terms`, SIGTERM) at moments drawn from the seed, and started again each time, until it may finish. Both runs must
-hold the same files with the same content: weights, rows of preferences.db, metrics and figures, clocks apart.
+A small pipeline with two rounds is run once from corpus to report. Then it is run again, stopped by SIGKILL (and, on
+request, by SIGTERM or by a disk on which nothing can be written any more) at moments drawn from the seed, and started
+again each time, until it may finish. Both runs must hold the same files with the same content: weights, rows of
+preferences.db, metrics and figures, clocks apart.
 
 A third of the moments are seconds of a stage, a half are operations on the run's files (before or shortly after the
 opening, renaming or deleting of a file, or a statement of a transaction), the rest are in the program's start.
@@ -20,6 +21,7 @@ import os
 import queue
 import random
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -29,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,8 @@ FLAGS = f"""
 --rl.max_new_tokens 12 --rl.checkpoint_every 1 --rl.sft_rows 2 --evaluate.tasks.count 6
 --evaluate.max_new_tokens 12 --evaluate.utility_prompts 4 --evaluate.bits_per_byte_rows 8
 """
+FULL = 0
+"""Stands among signals for a full disk."""
 REPORT = "report"
 """What comes after the last stage: summary, lineage and the report, told here as if it were a stage."""
 CLOCKS = {"time", "tokens_per_second", "wall_seconds", "train_seconds"}
@@ -62,14 +67,20 @@ END = re.compile(r"^([a-z]+(?:-\d+)?): done")
 
 
 def probe(root: str, log: str, target: list[str], after: int, delay: float, number: int) -> None:
-    """Log the operations on files under `root`, or strike `delay` seconds after the `after`-th that is `target`."""
+    """Log the operations on files under `root`, or strike `delay` seconds after the `after`-th that is `target`.
+
+    To strike is to send this process signal `number`; `FULL` is a disk without space from then on.
+    """
     seen = 0
     out = open(log, "a", buffering=1, encoding="utf-8") if log else None  # noqa: SIM115
 
     def strike() -> None:
-        if number == signal.SIGKILL:
+        if number == FULL:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        elif number == signal.SIGKILL:
             os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), number)
+        else:
+            os.kill(os.getpid(), number)
 
     def note(operation: str, what: str) -> None:
         nonlocal seen
@@ -161,15 +172,17 @@ def command(*more: str) -> list[str]:
     return ["run", *FLAGS.split(), "--runs_dir", "runs", "--name", NAME, "--json", *more]
 
 
-def start(folder: Path, arguments: list[str], settings: dict[str, Any] | None = None) -> subprocess.Popen[str]:
-    """The command line in `folder`, in a process group of its own."""
+def start(
+    folder: Path, arguments: list[str], settings: dict[str, Any] | None = None, before: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """The command line in `folder`, in a process group of its own; `before` is a command that executes another."""
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     if settings:
         environment[PROBE] = json.dumps({"root": f"{folder.resolve()}/runs/{NAME}/", **settings})
     return subprocess.Popen(
-        [sys.executable, __file__, "--as-trivium", *arguments],
+        [*before, sys.executable, __file__, "--as-trivium", *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -221,11 +234,12 @@ def attend(process: subprocess.Popen[str], strike: Strike | None = None) -> Tria
         if struck or not (first or last):
             continue
         stage = REPORT if last and last[1] == "evaluate" else (first or last or [""])[1]
-        if strike and strike.kind != "start" and stage == strike.stage:
-            if first and first[2] != "done before" or stage == REPORT:
-                deadline = at + strike.seconds if strike.kind == "clock" else deadline
-            else:  # it ended before its time came: between two stages is a moment too
-                struck = _hit(process, strike)
+        if strike is None or strike.kind == "start":
+            continue
+        if last and last[1] == strike.stage:  # it ended before the moment came: between two stages is a moment too
+            struck = _hit(process, strike)
+        elif stage == strike.stage and strike.kind == "clock":
+            deadline = at + strike.seconds
     code = process.wait()
     for reader in readers:
         reader.join()
@@ -266,29 +280,38 @@ def run_straight(folder: Path) -> Straight:
     return straight
 
 
-def plan(straight: Straight, kills: int, terms: int, seed: int) -> list[Strike]:
+def plan(straight: Straight, kills: int, terms: int, full: int, seed: int) -> list[Strike]:
     """The moments, in the order of the pipeline, spread evenly over its stages."""
     chance = random.Random(f"strikes {seed}")
     stages = list(straight.spans)
     before = straight.spans[stages[0]][0]  # how long the program takes to start
-    total = kills + terms
-    signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
+    signals = [int(signal.SIGKILL)] * kills + [int(signal.SIGTERM)] * terms + [FULL] * full
     chance.shuffle(signals)
     strikes = []
     for index, number in enumerate(signals):
-        stage = stages[min(int((index + chance.random()) * len(stages) / total), len(stages) - 1)]
+        stage = stages[min(int((index + chance.random()) * len(stages) / len(signals)), len(stages) - 1)]
         begin, end = straight.spans[stage]
-        kind = chance.choices(("start", "clock", "file"), (1, 2, 3))[0]
+        kind = "file" if number == FULL else chance.choices(("start", "clock", "file"), (1, 2, 3))[0]
         if kind == "start":
             strikes.append(Strike(stage, kind, chance.uniform(0, before), number=number))
         elif kind == "clock" or not straight.events.get(stage):
             strikes.append(Strike(stage, "clock", chance.uniform(0, end - begin), number=number))
         else:
             counts = Counter(straight.events[stage])
-            target = chance.choice(sorted(counts))
+            writes = [each for each in sorted(counts) if number != FULL or each[0] == "open" or "INSERT" in each[1]]
+            target = chance.choice(writes or sorted(counts))
             delay = chance.choice((0.0, chance.uniform(0, 0.02)))
             strikes.append(Strike(stage, kind, delay, target, chance.randint(1, min(counts[target], 3)), number))
     return strikes
+
+
+def stop(folder: Path, arguments: list[str], strike: Strike) -> Trial:
+    """Start the command line and strike."""
+    settings = None
+    if strike.kind == "file":
+        settings = {"log": "", "target": strike.target, "after": strike.after, "delay": strike.seconds}
+        settings["number"] = int(strike.number)
+    return attend(start(folder, arguments, settings), strike)
 
 
 def run_struck(folder: Path, strikes: list[Strike]) -> tuple[Trial, Counter[tuple[str, str]], list[str]]:
@@ -296,20 +319,15 @@ def run_struck(folder: Path, strikes: list[Strike]) -> tuple[Trial, Counter[tupl
     hits: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []
     for number, strike in enumerate(strikes, 1):
-        settings = None
-        if strike.kind == "file":
-            settings = {"log": "", "target": strike.target, "after": strike.after, "delay": strike.seconds}
-            settings["number"] = int(strike.number)
-        trial = attend(start(folder, command(), settings), strike)
-        name = signal.Signals(strike.number).name
+        trial = stop(folder, command(), strike)
+        name = "disk full" if strike.number == FULL else signal.Signals(strike.number).name
         said = trial.lines[-1][1] if trial.lines else ""
         ended = "finished" if trial.code == 0 else "stopped" if trial.code == 130 else f"code {trial.code}"
         ended = "killed" if trial.code == -signal.SIGKILL else ended
-        where = trial.stage if strike.kind != "start" or trial.stage == "start-up" else f"{trial.stage}"
-        hits[where, strike.kind] += 1
-        print(f"{number:>4}  {name}  {where:<10} {trial.seconds:>6.2f} s  {ended:<8}  {strike}", flush=True)
+        hits[trial.stage, strike.kind] += 1
+        print(f"{number:>4}  {name:<9}  {trial.stage:<10} {trial.seconds:>6.2f} s  {ended:<8}  {strike}", flush=True)
         early = strike.kind == "start" and trial.code == -strike.number  # before the program listens to signals
-        expected = {-signal.SIGKILL} if strike.number == signal.SIGKILL else {130}
+        expected = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {130}, FULL: {1}}[strike.number]
         if trial.code not in expected | {0} and not early:
             wrong.append(f"stop {number} ended with code {trial.code}: {said}")
         if any("Traceback" in line for _, line in trial.lines):
@@ -404,6 +422,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="stops by SIGKILL [%(default)s]")
     parser.add_argument("--terms", type=int, default=0, help="stops by SIGTERM [%(default)s]")
+    parser.add_argument("--full", type=int, default=0, help="stops by a full disk [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [%(default)s]")
     parser.add_argument("--keep", type=Path, help="folder for both runs, which stay; otherwise a temporary one")
     options = parser.parse_args()
@@ -412,7 +431,7 @@ def main() -> int:
     try:
         straight = run_straight(folder / "straight")
         print(f"left alone: {straight.trial.seconds:.1f} s, {len(straight.spans)} stages", flush=True)
-        strikes = plan(straight, options.kills, options.terms, options.seed)
+        strikes = plan(straight, options.kills, options.terms, options.full, options.seed)
         last, hits, wrong = run_struck(folder / "struck", strikes)
         struck = folder / "struck" / "runs" / NAME
         if last.code != 0:

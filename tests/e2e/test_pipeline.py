@@ -1,7 +1,11 @@
 """The shortened pipeline from corpus to M2: artefacts, a second run, an interruption, recomputable figures."""
 
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,8 +14,10 @@ import pytest
 
 from trivium.base.errors import RunDirError
 from trivium.base.recipe import load_config
+from trivium.cli import main
 from trivium.objectives.utility import utility
 from trivium.report import write_report
+from trivium.runs import RunDir, read_manifest, read_metrics
 from trivium.stages.pipeline import Recipe, run_pipeline
 
 
@@ -93,14 +99,106 @@ def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
         assert name in page
 
 
+def beginning(straight: check_resume.Straight, folder: Path) -> Path:
+    """A run in `folder` that has got as far as the corpus; the working directory of what follows."""
+    for name in ("tokenizer", "data"):
+        shutil.copytree(straight.run / name, folder / "runs/small" / name)
+    shutil.copy(straight.run / "compute.json", folder / "runs/small")
+    return folder
+
+
+def test_a_run_that_another_process_holds_is_refused(
+    finished: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    monkeypatch.chdir(run.parents[1])
+    with RunDir(run).lock():
+        assert main(check_resume.command()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"runs/small is in use by process {os.getpid()}. Wait until it ends" in line
+
+
+def test_a_run_on_a_read_only_file_system_is_refused(finished: tuple[Path, dict]) -> None:
+    folder = finished[0].parents[1]
+    mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    process = check_resume.start(
+        folder,
+        check_resume.command(),
+        before=["unshare", "-rm", "sh", "-c", f'{mount} && cd {folder} && exec "$0" "$@"'],
+    )
+    trial = check_resume.attend(process)
+    assert trial.code == 2
+    ((_, line),) = trial.lines
+    assert "cannot write to the run directory runs/small: Read-only file system" in line
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_an_exploding_loss_names_its_documents(
+    straight: check_resume.Straight,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    action: str,
+) -> None:
+    """A rate far too high: the first update is made, the second batch's loss is absurd."""
+    monkeypatch.chdir(beginning(straight, tmp_path))
+    flags = ["--pretrain.optim.kind", "adamw", "--pretrain.optim.lr", "10", "--pretrain.optim.warmup_steps", "0"]
+    flags += ["--pretrain.checkpoint_every", "1", "--pretrain.on_nonfinite", action]
+    code = main(["pretrain", *check_resume.command(*flags)[1:]])
+    said = capsys.readouterr().err.splitlines()
+    stage = RunDir("runs/small").stage("pretrain")
+    rows = [json.loads(line) for line in (stage.path / "faults.jsonl").read_text().splitlines()]
+    documents = {f"objectives: {path}" for path in (check_resume.ROOT / "src/trivium/objectives").glob("*.py")}
+    assert rows[0]["step"] == 2 and set(rows[0]["documents"]) <= documents
+    manifest = read_manifest(stage)
+    assert manifest is not None
+    if action == "stop":
+        assert code == 1 and manifest.status == "failed" and len(rows) == 1
+        assert re.search(
+            "the loss is .*, far above its level of .* at step 2, on objectives: .*objectives/.*py", said[-1]
+        )
+        assert (
+            "The weights were not updated. The last good checkpoint is runs/small/pretrain/checkpoints/step-00000001"
+            in said[-1]
+        )
+    else:
+        assert code == 0 and manifest.warnings == [
+            "batches of 5 steps (2, 3, 4, 5, ...) were skipped; see faults.jsonl"
+        ]
+        logged = read_metrics(stage.metrics_path)
+        assert [row["step"] for row in logged if row.get("skipped")] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_the_same(
+    straight: check_resume.Straight, tmp_path: Path
+) -> None:
+    folder = beginning(straight, tmp_path)
+    arguments = ["pretrain", *check_resume.command()[1:]]
+    at_the_end = check_resume.Strike("pretrain", "file", 0.0, ("os.mkdir", "M0"), 1, signal.SIGKILL)
+    assert check_resume.stop(folder, arguments, at_the_end).code == -signal.SIGKILL
+    checkpoints = folder / "runs/small/pretrain/checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
+    with open(checkpoints / "step-00000004/tensors.safetensors", "r+b") as file:
+        file.truncate(10_000)
+    trial = check_resume.attend(check_resume.start(folder, arguments))
+    assert trial.code == 0
+    (line,) = [line for _, line in trial.lines if line.startswith("warning: checkpoint")]
+    assert "step-00000004 is damaged" in line and "kept as damaged-step-00000004, step 2 goes on" in line
+    name = "M0/model.safetensors"
+    assert (folder / "runs/small" / name).read_bytes() == (straight.run / name).read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_stopped_again_and_again_ends_as_the_one_left_alone(
     straight: check_resume.Straight, tmp_path: Path
 ) -> None:
-    """SIGKILL and SIGTERM at random moments of all stages; `make check-resume` does it fifty times."""
-    strikes = check_resume.plan(straight, kills=6, terms=4, seed=0)
+    """SIGKILL, SIGTERM and full disks at random moments of all stages; `make check-resume` does it fifty times."""
+    strikes = check_resume.plan(straight, kills=5, terms=2, full=2, seed=0)
     last, hits, wrong = check_resume.run_struck(tmp_path, strikes)
     assert last.code == 0, last.lines
-    assert wrong == [] and hits.total() == 10
+    assert wrong == [] and hits.total() == 9
     assert check_resume.differences(straight.run, tmp_path / "runs/small") == []

@@ -13,6 +13,7 @@ import torch
 
 from trivium.base.errors import Interrupted, StageFailed
 from trivium.batch import Batch, LossOutput
+from trivium.data.packing import fill_rows, pack_examples
 from trivium.model import Decoder
 from trivium.optim import OptimConfig, Optimizer
 from trivium.runs import MetricsLog, RunDir, open_stage, read_manifest, read_metrics
@@ -139,6 +140,35 @@ def test_gradients_are_those_of_the_mean_over_all_tokens(make_decoder: Make) -> 
     for parameter, grad in zip(model.parameters(), expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad / count, grad, atol=1e-6, rtol=0)
+
+
+def test_packing_padding_and_the_order_of_rows_do_not_change_the_step(make_decoder: Make) -> None:
+    """Twelve examples in few rows, in one row each, and in the reverse order: one loss, one gradient."""
+    generator = torch.Generator().manual_seed(7)
+    lengths = torch.randint(4, 17, (12,), generator=generator).tolist()
+    pairs = [
+        (
+            torch.randint(0, 48, (length,), generator=generator).tolist(),
+            [index > length // 3 for index in range(length)],
+        )
+        for length in lengths
+    ]
+    packed = pack_examples(pairs, 32)
+    alone = fill_rows([[index] for index in range(12)], pairs, 24, 0)
+    reverse = Batch(packed.ids.flip(0), packed.loss_mask.flip(0), packed.positions.flip(0))
+    assert len(packed.ids) < 6 and packed.ids.shape[1] == 32
+    found = []
+    for batch in (packed, alone, reverse):
+        model = make_decoder()
+        losses = list(micro_losses(model, batch, 2))
+        sum((loss.loss_sum for loss in losses), torch.zeros(())).backward()
+        count = sum(int(loss.count) for loss in losses)
+        grads = {name: p.grad / count for name, p in model.named_parameters() if p.grad is not None}
+        found.append((sum(loss.loss_sum.item() for loss in losses) / count, count, grads))
+    for loss, count, grads in found[1:]:
+        assert count == found[0][1] and loss == pytest.approx(found[0][0], abs=1e-6)
+        for name, expected in found[0][2].items():
+            torch.testing.assert_close(grads[name], expected, atol=1e-6, rtol=0)
 
 
 class Crash(Exception):

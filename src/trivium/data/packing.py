@@ -35,7 +35,7 @@ class Stream:
 def documents_in_row(stream: Stream, first: int, length: int) -> list[str]:
     """What a row of `cut_row` holds: the documents' paths, or their numbers where no paths are known."""
     tokens = (first + np.arange(length)) % len(stream.tokens)
-    numbers = np.unique(np.searchsorted(stream.starts, tokens, side="right") - 1).tolist()
+    numbers = dict.fromkeys((np.searchsorted(stream.starts, tokens, side="right") - 1).tolist())
     if stream.names is None:
         return [f"document {number + 1}" for number in numbers]
     paths = stream.names.read_text(encoding="utf-8").split("\n")
