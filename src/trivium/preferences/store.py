@@ -4,6 +4,8 @@ Rows are named by the hash of their content, so adding them again changes nothin
 starts over neither loses nor doubles any.
 """
 
+import errno
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +39,8 @@ _ACTIVE = """
     AND EXISTS (SELECT 1 FROM rankings WHERE judgement = judgements.id AND tier IS NOT NULL)
 """
 _CHUNK = 1000
+_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+"""What SQLite makes of a full or failing disk, and what it is everywhere else."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ class PreferenceStore:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise RunDirError(f"{self.path} is in use by another process. Try again when it is done.") from error
-            raise DataError(f"{self.path} cannot be used: {error}. Check path, permissions and disk space.") from error
+            if number := _DISK.get(error.sqlite_errorcode & 0xFF):  # the lower byte is the kind
+                raise OSError(number, os.strerror(number), self.path) from error
+            raise DataError(f"{self.path} cannot be used: {error}. Check path and permissions.") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no sound preference database: {error}.") from error
 
