@@ -95,6 +95,28 @@ def test_batches_are_a_pure_function_of_the_step(shards):
     assert torch.equal(forward[0].loss_mask, forward[0].positions > 0)
 
 
+def test_the_documents_of_a_batch_are_named(shards, files, tokenizer):
+    """Each piece of a row is a piece of a document that is named for it, and no other document is named."""
+    loader = CorpusLoader(shards[0], "train", seq_len=48, batch_size=4, seed=3)
+    named = 0
+    for step in range(20):
+        batch, texts = loader.batch(step), []
+        for name in loader.contents(step):
+            source, _, place = name.partition(": ")
+            path, _, line = place.partition(".jsonl:")
+            known = (files / source / path.rsplit("/")[-1]) if source == "code" else files / "english.jsonl"
+            content = known.read_text()
+            texts.append(json.loads(content.splitlines()[int(line) - 1])["text"] if line else content)
+        pieces = []
+        for ids, positions in zip(batch.ids, batch.positions, strict=True):
+            starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(ids)]
+            pieces += [tokenizer.decode(ids[a:b].tolist()) for a, b in zip(starts, starts[1:], strict=False)]
+        for piece, content in zip(pieces, texts, strict=True):
+            assert piece.replace("\ufffd", "") in content
+        named += len(texts)
+    assert named > 100
+
+
 def test_processes_share_the_rows_of_a_batch(shards):
     whole = CorpusLoader(shards[0], seq_len=32, batch_size=4, seed=7).batch(3)
     parts = [CorpusLoader(shards[0], seq_len=32, batch_size=4, seed=7, rank=rank, world_size=2) for rank in (0, 1)]

@@ -135,6 +135,9 @@ def test_each_epoch_holds_every_example_once_in_another_order(tokenizer):
 def test_batches_of_examples_are_a_pure_function_of_the_step(tokenizer):
     loader = ExampleLoader(examples(50), tokenizer, seq_len=40, batch_size=3, seed=3)
     forward = [loader.batch(step).ids for step in range(30)]
+    for step in range(30):  # and their examples are named, in order
+        named = [int(name) for name in loader.contents(step)]
+        assert [tuple(loader.pairs[index][0]) for index in named] == pieces(loader.batch(step))
     again = ExampleLoader(examples(50), tokenizer, seq_len=40, batch_size=3, seed=3)
     assert all(torch.equal(again.batch(step).ids, forward[step]) for step in (29, 2, 17))
     parts = [

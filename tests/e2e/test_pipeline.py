@@ -3,47 +3,37 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import check_resume
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from trivium.base.errors import RunDirError
 from trivium.base.recipe import load_config
+from trivium.cli import main
 from trivium.objectives.utility import utility
 from trivium.report import write_report
+from trivium.runs import RunDir, read_manifest, read_metrics
 from trivium.stages.pipeline import Recipe, run_pipeline
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "trivium"
 
-FLAGS = f"""
---compute.threads 1 --compute.precision fp32 --data.sources {SOURCE / "objectives"} --tokenizer.vocab_size 400
---model.n_layers 2 --model.d_model 48 --pretrain.steps 6 --pretrain.batch_size 8 --pretrain.eval_every 3
---pretrain.eval_rows 8 --pretrain.checkpoint_every 2 --sft.tasks 120 --sft.eval_every 4 --sft.eval_tasks 4
---sft.batch_size 8 --sft.seq_len 256 --sft.checkpoint_every 2 --collect.tasks.count 24 --collect.later_tasks 12
---collect.samples 4 --collect.judge.type simulated --collect.max_new_tokens 12 --collect.chunk 8
---collect.heldout_fraction 0.3 --reward.allow_chance true --reward.normalise_samples 16 --reward.tasks.count 8
---reward.prompts_per_step 4 --reward.max_new_tokens 12 --reward.checkpoint_every 2 --rl.steps 2 --rl.rounds 2
---rl.prompts_per_step 6 --rl.samples_per_prompt 2 --rl.gold_responses 4 --rl.eval_tasks 4 --rl.tasks.count 40
---rl.max_new_tokens 12 --rl.checkpoint_every 1 --rl.sft_rows 2 --evaluate.tasks.count 6
---evaluate.max_new_tokens 12 --evaluate.utility_prompts 4 --evaluate.bits_per_byte_rows 8
-"""
-
-
-def recipe(folder: Path, name: str = "small", *more: str) -> Recipe:
-    return load_config(Recipe, None, [*FLAGS.split(), "--runs_dir", str(folder), "--name", name, *more])
+def recipe(*more: str) -> Recipe:
+    return load_config(Recipe, None, [*check_resume.FLAGS.split(), "--runs_dir", "runs", "--name", "small", *more])
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("runs")
-    summary = run_pipeline(recipe(folder))
-    return folder / "small", summary
+def straight(tmp_path_factory: pytest.TempPathFactory) -> check_resume.Straight:
+    """The pipeline through the command line, once, left alone."""
+    return check_resume.run_straight(tmp_path_factory.mktemp("straight"))
+
+
+@pytest.fixture(scope="module")
+def finished(straight: check_resume.Straight) -> tuple[Path, dict]:
+    return straight.run, json.loads(straight.trial.output)
 
 
 def test_every_artefact_of_the_contract_is_there(finished: tuple[Path, dict]) -> None:
@@ -89,17 +79,18 @@ def test_utility_is_recomputable_and_m1_is_its_own_reference(finished: tuple[Pat
 
 
 def test_second_run_does_nothing_and_a_changed_recipe_is_refused(
-    finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, summary = finished
+    monkeypatch.chdir(run.parents[1])
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     began = time.monotonic()
-    assert run_pipeline(recipe(run.parent)) == summary
+    assert run_pipeline(recipe()) == summary
     assert time.monotonic() - began < 10
     assert capsys.readouterr().err.count("nothing to do") == 11
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
     with pytest.raises(RunDirError, match=r"optim\.lr"):
-        run_pipeline(recipe(run.parent, "small", "--sft.optim.lr", "0.5"))
+        run_pipeline(recipe("--sft.optim.lr", "0.5"))
 
 
 def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
@@ -110,29 +101,106 @@ def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:
         assert name in page
 
 
-def _heed_interrupts() -> None:
-    """Whoever started the tests in the background made them, and so their children, deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def beginning(straight: check_resume.Straight, folder: Path) -> Path:
+    """A run in `folder` that has got as far as the corpus; the working directory of what follows."""
+    for name in ("tokenizer", "data"):
+        shutil.copytree(straight.run / name, folder / "runs/small" / name)
+    shutil.copy(straight.run / "compute.json", folder / "runs/small")
+    return folder
 
 
-def test_interrupted_and_resumed_run_ends_in_the_same_weights(finished: tuple[Path, dict], tmp_path: Path) -> None:
-    """SIGINT in the middle, again and again; the resumed run's weights are those of the uninterrupted one."""
+def test_a_run_that_another_process_holds_is_refused(
+    finished: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, _ = finished
-    command = [sys.executable, "-m", "trivium", "run", *FLAGS.split(), "--runs_dir", str(tmp_path), "--name", "small"]
-    for marker in ("pretrain: started", "sft: started", "collect: started", "rl: started", "rl-2: started"):
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=_heed_interrupts
+    monkeypatch.chdir(run.parents[1])
+    with RunDir(run).lock():
+        assert main(check_resume.command()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"runs/small is in use by process {os.getpid()}. Wait until it ends" in line
+
+
+def test_a_run_on_a_read_only_file_system_is_refused(finished: tuple[Path, dict]) -> None:
+    folder = finished[0].parents[1]
+    mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "sh", "-c", mount]).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    process = check_resume.start(
+        folder,
+        check_resume.command(),
+        before=["unshare", "-rm", "sh", "-c", f'{mount} && cd {folder} && exec "$0" "$@"'],
+    )
+    trial = check_resume.attend(process)
+    assert trial.code == 2
+    ((_, line),) = trial.lines
+    assert "cannot write to the run directory runs/small: Read-only file system" in line
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_an_exploding_loss_names_its_documents(
+    straight: check_resume.Straight,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    action: str,
+) -> None:
+    """A rate far too high: the first update is made, the second batch's loss is absurd."""
+    monkeypatch.chdir(beginning(straight, tmp_path))
+    flags = ["--pretrain.optim.kind", "adamw", "--pretrain.optim.lr", "10", "--pretrain.optim.warmup_steps", "0"]
+    flags += ["--pretrain.checkpoint_every", "1", "--pretrain.on_nonfinite", action]
+    code = main(["pretrain", *check_resume.command(*flags)[1:]])
+    said = capsys.readouterr().err.splitlines()
+    stage = RunDir("runs/small").stage("pretrain")
+    rows = [json.loads(line) for line in (stage.path / "faults.jsonl").read_text().splitlines()]
+    documents = {f"objectives: {path}" for path in (check_resume.ROOT / "src/trivium/objectives").glob("*.py")}
+    assert rows[0]["step"] == 2 and set(rows[0]["documents"]) <= documents
+    manifest = read_manifest(stage)
+    assert manifest is not None
+    if action == "stop":
+        assert code == 1 and manifest.status == "failed" and len(rows) == 1
+        assert re.search(
+            "the loss is .*, far above its level of .* at step 2, on objectives: .*objectives/.*py", said[-1]
         )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if marker in line or "going on" in line:
-                break
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGINT)
-        said = process.stderr.read()
-        assert process.wait(timeout=120) == 130, said
-        assert "Go on with: " in said and "Traceback" not in said
-    run_pipeline(recipe(tmp_path))
-    for name in ("M0", "M1", "R", "M2"):
-        ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (tmp_path / "small", run))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+        assert (
+            "The weights were not updated. The last good checkpoint is runs/small/pretrain/checkpoints/step-00000001"
+            in said[-1]
+        )
+    else:
+        assert code == 0 and manifest.warnings == [
+            "batches of 5 steps (2, 3, 4, 5, ...) were skipped; see faults.jsonl"
+        ]
+        logged = read_metrics(stage.metrics_path)
+        assert [row["step"] for row in logged if row.get("skipped")] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_the_same(
+    straight: check_resume.Straight, tmp_path: Path
+) -> None:
+    folder = beginning(straight, tmp_path)
+    arguments = ["pretrain", *check_resume.command()[1:]]
+    at_the_end = check_resume.Strike("pretrain", "file", 0.0, ("os.mkdir", "M0"), 1, signal.SIGKILL)
+    assert check_resume.stop(folder, arguments, at_the_end).code == -signal.SIGKILL
+    checkpoints = folder / "runs/small/pretrain/checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
+    with open(checkpoints / "step-00000004/tensors.safetensors", "r+b") as file:
+        file.truncate(10_000)
+    trial = check_resume.attend(check_resume.start(folder, arguments))
+    assert trial.code == 0
+    (line,) = [line for _, line in trial.lines if line.startswith("warning: checkpoint")]
+    assert "step-00000004 is damaged" in line and "kept as damaged-step-00000004, step 2 goes on" in line
+    name = "M0/model.safetensors"
+    assert (folder / "runs/small" / name).read_bytes() == (straight.run / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_stopped_again_and_again_ends_as_the_one_left_alone(
+    straight: check_resume.Straight, tmp_path: Path
+) -> None:
+    """SIGKILL, SIGTERM and full disks at random moments of all stages; `make check-resume` does it fifty times."""
+    strikes = check_resume.plan(straight, kills=5, terms=2, full=2, seed=0)
+    last, hits, wrong = check_resume.run_struck(tmp_path, strikes)
+    assert last.code == 0, last.lines
+    assert wrong == [] and hits.total() == 9
+    assert check_resume.differences(straight.run, tmp_path / "runs/small") == []

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import sqlite3
@@ -283,3 +284,15 @@ def test_ranking_must_fit_the_completions():
     ):
         with pytest.raises(ValueError, match=reason):
             judgement(ranking=ranking)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_undoes_the_transaction(tmp_path):
+    """SQLite's own limit on the file's size stands for the disk's; the command line tells it as any full disk."""
+    with PreferenceStore(tmp_path / "a.db") as store:
+        name = store.add_prompt("x = ")
+        store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0] + 2}")
+        with pytest.raises(OSError) as caught, store.transaction():
+            for index in range(1000):
+                store.add_samples([(name, Sample(text="1" * 500, finish="stop", sample=index))])
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, store.path)
+        assert store.counts()["completions"] == 0

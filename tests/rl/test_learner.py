@@ -412,9 +412,39 @@ def test_rlhf_23_a_restored_learner_goes_on_to_the_bit(models: tuple[Any, ...]) 
     assert_equal(second.policy, weights(straight.policy))
 
 
-def test_a_reward_that_is_not_finite_ends_the_run(models: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("where", ["reward", "value", "reference"])
+def test_a_rollout_whose_numbers_are_not_finite_changes_nothing(models: tuple[Any, ...], where: str) -> None:
     policy, reference, critic = models
     rollout = World().sample(policy, 4)
-    rollout.scores[2] = math.inf
-    with pytest.raises(StageFailed, match="loss is .*Lower the learning rate, or look at the rewards"):
-        learn(make_learner(policy, reference, critic), rollout)
+    if where == "reward":
+        rollout.scores[2] = math.inf
+    else:
+        weight = critic.score.weight if where == "value" else reference.norm.weight
+        with torch.no_grad():
+            weight[..., 0] = math.nan
+    learner = make_learner(policy, reference, critic, kl_target=0.5, gamma=0.1)
+    before = weights(policy)
+    with pytest.raises(StageFailed, match="not finite; .*Lower the learning rate, or look at the data or the rewards"):
+        learn(learner, rollout)
+    assert_equal(policy, before)
+    assert learner.controller.gamma == 0.1 and learner.updates == 0
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_told(models: tuple[Any, ...]) -> None:
+    """One response's old log-prob is broken: its minibatch teaches the critic alone, all the others both networks."""
+    policy, reference, critic = models
+    rollout = World().sample(policy, 6)
+    learner = make_learner(policy, reference, critic, minibatches=2)
+    figures = learner.prepare(rollout)
+    rollout.old_logprobs[3, 0] = math.nan
+    with pytest.raises(StageFailed, match="the loss is nan"):
+        learner.update(rollout, 0, figures["sigma"])
+    learner = make_learner(policy, reference, critic, minibatches=2)
+    told: list[tuple[str, list[int]]] = []
+    figures = learner.update(rollout, 0, 1.0, on_fault=lambda what, rows: told.append((what, list(rows))))
+    ((what, rows),) = told
+    assert what == "the policy's loss is nan" and 3 in rows and len(rows) == 6
+    assert figures["policy/skipped"] == 0.5 and learner.updates == 2
+    assert all(tensor.isfinite().all() for model in (policy, critic) for tensor in model.state_dict().values())
+    steps = [moment.item() for name, moment in learner.optimizer.state_tensors().items() if name.endswith("/step")]
+    assert steps and set(steps) == {1.0}

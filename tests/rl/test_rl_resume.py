@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.base.errors import Interrupted
-from trivium.model import Decoder, Scorer, save_model
+from trivium.base.errors import Interrupted, StageFailed
+from trivium.model import Decoder, Scorer, load_model, save_model
 from trivium.rewards import RewardModel
 from trivium.rl.learner import LearnerConfig
-from trivium.runs import MetricsLog, RunDir
+from trivium.runs import MetricsLog, RunDir, read_manifest
 from trivium.stages import rl
 from trivium.stages.confinement import SandboxConfig
 from trivium.stages.sft import SFTConfig
@@ -53,7 +54,7 @@ def parents(
     return folder
 
 
-def run_stage(folder: Path, parents: Path) -> dict[str, Any]:
+def run_stage(folder: Path, parents: Path, **changes: Any) -> dict[str, Any]:
     run = RunDir(folder)
     for name in ("M1", "R"):
         run.artifact(name).parent.mkdir(exist_ok=True)
@@ -61,7 +62,7 @@ def run_stage(folder: Path, parents: Path) -> dict[str, Any]:
             run.artifact(name).symlink_to(parents / name)
     context = Context(run, seed=3, compute=ComputeConfig(precision="fp32", device="cpu"))
     return rl.run(
-        context, CONFIG, SFT, SandboxConfig(workers=1, minimum="limited"),
+        context, CONFIG.model_copy(update=changes), SFT, SandboxConfig(workers=1, minimum="limited"),
         round=0, policy=run.artifact("M1"), reward=run.artifact("R"), artifact=run.artifact("M2"),
     )  # fmt: skip
 
@@ -100,3 +101,26 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
     assert not (stopped / "rl/checkpoints").exists()
     assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
+
+
+def test_a_rollout_without_finite_rewards_stops_the_stage_or_is_skipped(tmp_path: Path, parents: Path) -> None:
+    """R's weights are broken, so every rollout is: going on with `skip` leaves M1's weights as they were."""
+    broken = tmp_path / "parents"
+    shutil.copytree(parents, broken)
+    reward = RewardModel.load(broken / "R")
+    with torch.no_grad():
+        reward.scorer.score.weight[0, 0] = float("nan")
+    reward.save(broken / "R")
+    with pytest.raises(
+        StageFailed, match=r"rl: a reward .* not finite at step 1, on \S+, .*There is no checkpoint yet"
+    ):
+        run_stage(tmp_path / "run", broken)
+    result = run_stage(tmp_path / "run", broken, on_nonfinite="skip", checkpoint_every=100)
+    manifest = read_manifest(RunDir(tmp_path / "run").stage("rl"))
+    assert manifest is not None and manifest.resumes == 1
+    assert [text for text in manifest.warnings if "skipped" in text] == [
+        "batches of 4 steps (1, 2, 3, 4) were skipped; see faults.jsonl"
+    ]
+    assert [row.get("skipped") for row in logged(tmp_path / "run")] == [1.0] * 4 and "lowest_u" not in result
+    before, after = (load_model(folder).state_dict() for folder in (parents / "M1", tmp_path / "run/M2"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -13,11 +13,11 @@ import torch
 
 from trivium.base.errors import Interrupted, StageFailed
 from trivium.batch import Batch, LossOutput
+from trivium.data.packing import fill_rows, pack_examples
 from trivium.model import Decoder
 from trivium.optim import OptimConfig, Optimizer
-from trivium.runs import MetricsLog
-from trivium.runs.metrics import read_metrics
-from trivium.training import Checkpointer, Trainer
+from trivium.runs import MetricsLog, RunDir, open_stage, read_manifest, read_metrics
+from trivium.training import TrainConfig, Trainer, faults
 from trivium.training.losses import micro_losses
 
 Make = Callable[..., Decoder]
@@ -36,17 +36,19 @@ def batch_of(step: int) -> Batch:
 class Session:
     """A model, its trainer and what they left on disk."""
 
-    def __init__(self, folder: Path, model: Decoder, *, every: int = 3, rows: int = 8, kind: str = "muon"):
-        self.folder, self.model, self.rows = folder, model, rows
-        self.metrics = MetricsLog(folder / "metrics.jsonl")
+    def __init__(
+        self, folder: Path, model: Decoder, *, every: int = 3, rows: int = 8, kind: str = "muon", on_nonfinite="stop"
+    ):
+        self.stage, self.model, self.rows = RunDir(folder).stage("pretrain"), model, rows
+        open_stage(self.stage, config={}, inputs={}, code="", seed=0, parents=[])
+        self.metrics = MetricsLog(self.stage.metrics_path)
         config = OptimConfig(kind=kind, warmup_steps=2, lr=0.003)  # type: ignore[arg-type]
         self.trainer = Trainer(
             model,
             Optimizer(model, config, STEPS),
+            stage=self.stage,
+            config=TrainConfig.model_validate({"checkpoint_every": every, "on_nonfinite": on_nonfinite}),
             metrics=self.metrics,
-            checkpointer=Checkpointer(folder / "checkpoints"),
-            name="pretrain",
-            checkpoint_every=every,
             log_every=2,
         )
         self.disturb: dict[int, Callable[[], object]] = {}
@@ -64,7 +66,13 @@ class Session:
 
     def fit(self) -> "Session":
         try:
-            self.trainer.fit(STEPS, self.losses, hooks=[(4, self.track_best)], tokens_per_step=128)
+            self.trainer.fit(
+                STEPS,
+                self.losses,
+                hooks=[(4, self.track_best)],
+                tokens_per_step=128,
+                contents=lambda step: [f"file {step}-{row}.py" for row in range(6)],
+            )
         finally:
             self.metrics.close()
         return self
@@ -72,11 +80,11 @@ class Session:
     @property
     def rows_logged(self) -> list[dict[str, Any]]:
         clock = ("time", "tokens_per_second")
-        return [{k: v for k, v in row.items() if k not in clock} for row in read_metrics(self.folder / "metrics.jsonl")]
+        return [{k: v for k, v in row.items() if k not in clock} for row in read_metrics(self.stage.metrics_path)]
 
     @property
     def steps_kept(self) -> list[int]:
-        return self.trainer.checkpointer.steps()
+        return self.trainer.loop.checkpointer.steps()
 
 
 def assert_same_weights(first: Decoder, second: Decoder) -> None:
@@ -103,7 +111,7 @@ def test_what_is_logged(straight: Session) -> None:
     assert [row.get("val/seen") for row in rows] == [None, None, 1, None, 2]
     assert straight.trainer.state == {"seen": [4, 8]}
     with torch.no_grad():
-        fresh = Session(straight.folder / "other", type(straight.model)(straight.model.config))
+        fresh = Session(straight.stage.path / "other", type(straight.model)(straight.model.config))
     assert rows[0]["loss"] == pytest.approx(3.9, abs=0.7) and fresh.rows_logged == []
 
 
@@ -134,6 +142,35 @@ def test_gradients_are_those_of_the_mean_over_all_tokens(make_decoder: Make) -> 
         torch.testing.assert_close(parameter.grad / count, grad, atol=1e-6, rtol=0)
 
 
+def test_packing_padding_and_the_order_of_rows_do_not_change_the_step(make_decoder: Make) -> None:
+    """Twelve examples in few rows, in one row each, and in the reverse order: one loss, one gradient."""
+    generator = torch.Generator().manual_seed(7)
+    lengths = torch.randint(4, 17, (12,), generator=generator).tolist()
+    pairs = [
+        (
+            torch.randint(0, 48, (length,), generator=generator).tolist(),
+            [index > length // 3 for index in range(length)],
+        )
+        for length in lengths
+    ]
+    packed = pack_examples(pairs, 32)
+    alone = fill_rows([[index] for index in range(12)], pairs, 24, 0)
+    reverse = Batch(packed.ids.flip(0), packed.loss_mask.flip(0), packed.positions.flip(0))
+    assert len(packed.ids) < 6 and packed.ids.shape[1] == 32
+    found = []
+    for batch in (packed, alone, reverse):
+        model = make_decoder()
+        losses = list(micro_losses(model, batch, 2))
+        sum((loss.loss_sum for loss in losses), torch.zeros(())).backward()
+        count = sum(int(loss.count) for loss in losses)
+        grads = {name: p.grad / count for name, p in model.named_parameters() if p.grad is not None}
+        found.append((sum(loss.loss_sum.item() for loss in losses) / count, count, grads))
+    for loss, count, grads in found[1:]:
+        assert count == found[0][1] and loss == pytest.approx(found[0][0], abs=1e-6)
+        for name, expected in found[0][2].items():
+            torch.testing.assert_close(grads[name], expected, atol=1e-6, rtol=0)
+
+
 class Crash(Exception):
     pass
 
@@ -150,8 +187,8 @@ def test_a_run_that_died_between_checkpoints_goes_on_to_the_same_bits(
     first.disturb[at] = crash
     with pytest.raises(Crash):
         first.fit()
-    assert first.steps_kept == [at // 3 * 3] * (at >= 3)
-    with open(tmp_path / "broken/metrics.jsonl", "a") as file:
+    assert first.steps_kept == list(range(3, at + 1, 3))
+    with open(first.stage.metrics_path, "a") as file:
         file.write('{"step": 7, "los')  # cut off within a row
     # Where there is a checkpoint, nothing of the fresh model is left.
     second = Session(tmp_path / "broken", make_decoder(seed=5 if at >= 3 else 0))
@@ -194,22 +231,93 @@ def test_a_signal_in_the_last_step_loses_nothing(tmp_path: Path, make_decoder: M
     assert_same_run(Session(tmp_path / "last", make_decoder(seed=5)).fit(), straight)
 
 
-@pytest.mark.parametrize(("at", "kept"), [(1, "no step"), (5, "step 3")])
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, make_decoder: Make, at: int, kept: str) -> None:
+def poison(session: Session, at: int, value: float = float("nan")) -> None:
+    """From step `at` on, one loss is not what it was; the weights stay sound."""
+    losses = session.losses
+
+    def poisoned(step: int) -> Iterator[LossOutput]:
+        for loss in losses(step):
+            yield LossOutput(loss.loss_sum * (value if step == at else 1), loss.count)
+
+    session.losses = poisoned  # type: ignore[method-assign]
+
+
+BAD = [
+    (float("nan"), "the loss is nan"),
+    (float("inf"), "the loss is inf"),
+    (1e3, "the loss is .*, far above its level"),
+]
+
+
+@pytest.mark.parametrize(("value", "what"), BAD)
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_bad_batch_stops_the_run_and_is_named(
+    tmp_path: Path, make_decoder: Make, at: int, value: float, what: str
+) -> None:
     session = Session(tmp_path, make_decoder())
-
-    def poison() -> None:
-        with torch.no_grad():
-            session.model.norm.weight[0] = float("nan")
-
-    session.disturb[at] = poison
-    with pytest.raises(StageFailed, match=f"the loss is nan at step {at + 1}. Weights of {kept} are kept") as caught:
+    poison(session, at, value)
+    before: dict[str, torch.Tensor] = {}
+    session.disturb[at] = lambda: before.update({k: v.clone() for k, v in session.model.state_dict().items()})
+    kept = "last good checkpoint is .*/step-00000003" if at == 4 else "no checkpoint yet"
+    with pytest.raises(StageFailed, match=f"{what}.* at step {at + 1}, on file {at}-0.py.*{kept}") as caught:
         session.fit()
     assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
-    checkpoint = session.trainer.checkpointer.latest()
-    assert (checkpoint is None) == (at == 1)
-    if checkpoint is not None:
-        assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values())
+    assert "--pretrain.on_nonfinite skip" in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in session.model.state_dict().items())
+    (row,) = session.trainer.loop.faults.rows()
+    assert row["step"] == at + 1 and row["documents"] == [f"file {at}-{number}.py" for number in range(6)]
+    assert session.steps_kept == [3] * (at == 4)
+
+
+def test_a_bad_batch_can_be_skipped_and_is_recorded(tmp_path: Path, make_decoder: Make) -> None:
+    """Also when it comes twice, because the run was killed after it; and going on from a stop is the same run."""
+    straight = Session(tmp_path / "straight", make_decoder(), on_nonfinite="skip")
+    poison(straight, 4)
+    straight.fit()
+    (row,) = [row for row in straight.rows_logged if "skipped" in row]
+    assert row == {"step": 5, "skipped": 1.0}
+    manifest = read_manifest(straight.stage)
+    assert manifest is not None and manifest.warnings == ["batches of 1 steps (5) were skipped; see faults.jsonl"]
+    steps = straight.trainer.optimizer.state_tensors()["norm.weight/step"]
+    assert steps == STEPS - 1  # one update fewer
+
+    first = Session(tmp_path / "broken", make_decoder(), on_nonfinite="skip")
+    poison(first, 4)
+    first.disturb[5] = crash
+    with pytest.raises(Crash):
+        first.fit()
+    stopped = Session(tmp_path / "stopped", make_decoder())
+    poison(stopped, 4)
+    with pytest.raises(StageFailed):
+        stopped.fit()
+    for folder in ("broken", "stopped"):
+        second = Session(tmp_path / folder, make_decoder(seed=5), on_nonfinite="skip")
+        poison(second, 4)
+        assert_same_run(second.fit(), straight)
+        assert second.trainer.loop.faults.rows() == straight.trainer.loop.faults.rows()
+
+
+def test_a_run_whose_batches_are_all_bad_ends(
+    tmp_path: Path, make_decoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "MOST_IN_A_ROW", 3)
+    session = Session(tmp_path, make_decoder(), every=100, on_nonfinite="skip")
+    session.disturb[1] = lambda: session.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(StageFailed, match="at step 5, on file 4-0.py.*The 3 batches before were skipped too"):
+        session.fit()
+
+
+def test_an_unwritable_checkpoint_stops_the_run_at_the_next_step(tmp_path: Path, make_decoder: Make) -> None:
+    session = Session(tmp_path, make_decoder())
+
+    def in_the_way() -> None:
+        session.stage.checkpoints.write_text("")
+
+    session.disturb[2] = in_the_way
+    session.disturb[3] = lambda: session.trainer.loop.checkpointer.newest()  # waits until the write has ended
+    with pytest.raises(NotADirectoryError):
+        session.fit()
+    assert session.rows_logged[-1]["step"] == 4
 
 
 def test_a_run_killed_outright_goes_on_to_the_same_bits(tmp_path: Path, make_decoder: Make, straight: Session) -> None:

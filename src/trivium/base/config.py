@@ -1,6 +1,6 @@
 """Typed configuration: frozen, keyword-only, unknown keys refused; field docstrings are the help texts."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
@@ -17,6 +17,9 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    adjustable: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a stage that may be given otherwise when it goes on: a healthy run's result does not depend on them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -40,6 +40,17 @@ class StageFailed(TriviumError, RuntimeError):
     """A stage stopped by its own checks: NaN loss, a reward model no better than chance, ..."""
 
 
+class NumericalFault(StageFailed):
+    """A loss or gradient is NaN, infinite or exploded; no weight has been changed by it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; the weights are as they were before it. "
+            "Lower the learning rate, or look at the data or the rewards of this step."
+        )
+        self.what = what
+
+
 class Interrupted(TriviumError):
     """Ctrl-C or SIGTERM; the run directory is resumable."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,44 @@ from typing import Any
 
 from trivium.base.errors import DataError
 
+DRAFT = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+def draft_path(path: Path) -> Path:
+    """Where this process prepares what shall be at `path`, or takes apart what was there."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Delete what killed processes left behind below `folder`; drafts of living ones stay."""
+    for path in sorted(folder.rglob(".*.tmp")):
+        match = DRAFT.fullmatch(path.name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process has that number; what carries our own was left by one that had it before."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and somebody else's
+        return True
+    return True
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed over `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = draft_path(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:

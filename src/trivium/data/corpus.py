@@ -137,7 +137,7 @@ def _write_source(
                 size = len(document.text.encode())
                 fit[document.language, "bytes"] += size
                 fit[document.language, "tokens"] += len(ids)
-                writers[split].add(wrap_document(ids, tokenizer), size)
+                writers[split].add(wrap_document(ids, tokenizer), size, document.path)
         split_by = _ensure_both(writers, config.validation_fraction, tokenizer.token_bytes) or source.split_by
         splits = {split: writer.entry(directory, source.label, split) for split, writer in writers.items()}
     for entry in splits.values():
@@ -162,7 +162,7 @@ def _ensure_both(writers: dict[str, SplitWriter], fraction: float, token_bytes: 
     count = int(full.tokens * share)
     if count:
         tail = full.cut_tail(count, token_bytes)
-        empty.add(tail, int(token_bytes[tail].sum()))
+        empty.add(tail, int(token_bytes[tail].sum()), f"{full.names[-1]} and what follows it")
     return "tail"
 
 

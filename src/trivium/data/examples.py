@@ -185,6 +185,7 @@ class ExampleLoader:
         for name, (ids, _) in zip(names, self.pairs, strict=True):
             if len(ids) > seq_len and drops is not None:
                 drops.leave_out(name, f"has {len(ids)} tokens, more than seq_len = {seq_len}", "too long", "examples")
+        self._names = [name for name, (ids, _) in zip(names, self.pairs, strict=True) if len(ids) <= seq_len]
         self.pairs = [pair for pair in self.pairs if len(pair[0]) <= seq_len]
         if not self.pairs:
             raise DataError(f"There is no example to train on ({len(examples)} given, all too long or none).")
@@ -202,11 +203,15 @@ class ExampleLoader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
-        plan = []
-        for place in self._part:
-            epoch, row = divmod(step * self.batch_size + place, self.rows)
-            plan.append(self._plan(epoch)[row])
-        return fill_rows(plan, self.pairs, self.seq_len, self._pad_id)
+        return fill_rows(self._rows(step), self.pairs, self.seq_len, self._pad_id)
+
+    def contents(self, step: int) -> list[str]:
+        """The ids of the examples in the batch of a step."""
+        return [self._names[index] for row in self._rows(step) for index in row]
+
+    def _rows(self, step: int) -> list[list[int]]:
+        places = (divmod(step * self.batch_size + place, self.rows) for place in self._part)
+        return [self._plan(epoch)[row] for epoch, row in places]
 
     def all(self) -> Iterator[Batch]:
         """Every example once, in a fixed order: for held-out loss."""

@@ -11,7 +11,7 @@ import torch
 from trivium.base.errors import ConfigError, DataError
 from trivium.batch import Batch
 from trivium.data.mixture import Mixture, RowOrder
-from trivium.data.packing import Stream, batch_of_rows, cut_row
+from trivium.data.packing import Stream, batch_of_rows, cut_row, documents_in_row
 from trivium.data.shards import Corpus, open_corpus
 
 
@@ -63,6 +63,16 @@ class CorpusLoader:
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step)."""
         return batch_of_rows([self._row(step * self.batch_size + place) for place in self._part])
+
+    def contents(self, step: int) -> list[str]:
+        """The documents that the batch of a step is cut from, each with its source."""
+        found = []
+        for place in self._part:
+            source, index = self._mixture.locate(step * self.batch_size + place)
+            first = self._orders[source].first_token(index)
+            names = documents_in_row(self._streams[source], first, self.seq_len)
+            found += [f"{self.corpus.sources[source].name}: {name}" for name in names]
+        return found
 
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         source, index = self._mixture.locate(row)

@@ -6,6 +6,7 @@ Positions restart at 0 at each piece and are -1 on pads; the first token of a pi
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,11 +23,23 @@ class Stream:
     """(N,) unsigned integers, memory-mapped or in memory."""
     starts: np.ndarray
     """(n + 1,) int64: where each document begins; the last entry is N."""
+    names: Path | None = None
+    """File with the path of each document, one a line."""
 
     @property
     def documents(self) -> int:
         """Number of documents."""
         return len(self.starts) - 1
+
+
+def documents_in_row(stream: Stream, first: int, length: int) -> list[str]:
+    """What a row of `cut_row` holds: the documents' paths, or their numbers where no paths are known."""
+    tokens = (first + np.arange(length)) % len(stream.tokens)
+    numbers = dict.fromkeys((np.searchsorted(stream.starts, tokens, side="right") - 1).tolist())
+    if stream.names is None:
+        return [f"document {number + 1}" for number in numbers]
+    paths = stream.names.read_text(encoding="utf-8").split("\n")
+    return [paths[number] for number in numbers]
 
 
 def join_documents(documents: Sequence[Sequence[int] | np.ndarray]) -> Stream:

@@ -2,6 +2,7 @@
 
 <source>-<split>.bin        tokens, uint16 or uint32, documents end to end
 <source>-<split>.docs.npy   int64, where each document begins, and the end
+<source>-<split>.docs.txt   the path of each document, one a line
 token_bytes.npy             bytes that each token stands for
 manifest.json               written last: without it there is no corpus
 """
@@ -15,11 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trivium.base.errors import DataError
-from trivium.base.files import atomic_path
+from trivium.base.files import atomic_path, write_text
 from trivium.data.config import file_name
 from trivium.data.packing import Stream
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"
 
@@ -100,11 +101,12 @@ def _open_split(directory: Path, entry: dict[str, Any], dtype: np.dtype, verify:
     if size != entry["tokens"] * dtype.itemsize or (verify and sha256(file) != entry["sha256"]):
         raise DataError(f"{file} is missing or damaged. Prepare the data again.")
     starts = np.load(directory / entry["index"], allow_pickle=False)
+    names = directory / entry["names"]
     if len(starts) != entry["documents"] + 1 or starts[-1] != entry["tokens"]:
         raise DataError(f"{directory / entry['index']} does not fit {file.name}. Prepare the data again.")
     if size == 0:  # an empty file cannot be mapped
-        return Stream(np.zeros(0, dtype), starts)
-    return Stream(np.memmap(file, dtype, "r"), starts)
+        return Stream(np.zeros(0, dtype), starts, names)
+    return Stream(np.memmap(file, dtype, "r"), starts, names)
 
 
 def sha256(path: Path) -> str:
@@ -119,6 +121,7 @@ class SplitWriter:
     def __init__(self, file: BinaryIO, dtype: np.dtype) -> None:
         self.file, self.dtype = file, dtype
         self.starts = [0]
+        self.names: list[str] = []
         self.documents = 0
         self.text_bytes = 0
 
@@ -127,8 +130,9 @@ class SplitWriter:
         """Tokens written so far."""
         return self.starts[-1]
 
-    def add(self, ids: np.ndarray, text_bytes: int) -> None:
+    def add(self, ids: np.ndarray, text_bytes: int, name: str) -> None:
         """Append one document."""
+        self.names.append(" ".join(name.split()))
         self.file.write(ids.astype(self.dtype).tobytes())
         self.starts.append(self.starts[-1] + len(ids))
         self.documents += 1
@@ -142,6 +146,7 @@ class SplitWriter:
         self.file.seek(keep * self.dtype.itemsize)
         self.file.truncate()
         self.starts = [start for start in self.starts if start < keep] + [keep]
+        self.names = self.names[: len(self.starts) - 1]
         self.documents = len(self.starts) - 1
         self.text_bytes -= int(token_bytes[tail].sum())
         return tail
@@ -151,9 +156,11 @@ class SplitWriter:
         name = f"{file_name(source)}-{split}"
         with atomic_path(directory / f"{name}.docs.npy") as temporary, open(temporary, "wb") as index:
             np.save(index, np.array(self.starts, np.int64), allow_pickle=False)
+        write_text(directory / f"{name}.docs.txt", "".join(f"{each}\n" for each in self.names))
         return {
             "file": f"{name}.bin",
             "index": f"{name}.docs.npy",
+            "names": f"{name}.docs.txt",
             "documents": self.documents,
             "tokens": self.tokens,
             "bytes": self.text_bytes,

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.base.config import Config
-from trivium.base.errors import StageFailed
+from trivium.base.errors import NumericalFault
 from trivium.optim.muon import Muon
 from trivium.optim.schedule import Schedule, lr_scale
 
@@ -98,7 +98,7 @@ class Optimizer:
         Returns:
             `grad_norm` (before clipping) and `lr` (AdamW's).
         Raises:
-            StageFailed: a gradient is not finite; the weights are as they were.
+            NumericalFault: a gradient is not finite; weights and moments are as they were.
         """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         if count != 1.0:
@@ -106,18 +106,20 @@ class Optimizer:
                 gradient.div_(float(count))
         norm = torch.nn.utils.get_total_norm(gradients)
         if not math.isfinite(norm.item()):
-            raise StageFailed(
-                f"the gradient's norm is {norm.item()} at update {step + 1}; the weights are as they were before it. "
-                "Lower the learning rate or look at the data of this step."
-            )
+            raise NumericalFault(f"the gradient's norm is {norm.item()}")
         if self.config.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.grad_clip, norm)
         for part, peak in self.parts:
             for group in part.param_groups:
                 group["lr"] = peak * self.scale(step)
             part.step()
-            part.zero_grad(set_to_none=True)
+        self.clear()
         return {"grad_norm": norm.item(), "lr": self.config.lr * self.scale(step)}
+
+    def clear(self) -> None:
+        """Forget the accumulated gradients."""
+        for part, _ in self.parts:
+            part.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The moments by parameter name: `<name>/<moment>`; scalars are 0-d tensors."""

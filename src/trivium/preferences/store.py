@@ -4,7 +4,9 @@ Rows are named by the hash of their content, so adding them again changes nothin
 starts over neither loses nor doubles any.
 """
 
+import errno
 import json
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +42,8 @@ _ACTIVE = """
     AND EXISTS (SELECT 1 FROM rankings WHERE judgement = judgements.id AND tier IS NOT NULL)
 """
 _CHUNK = 1000
+_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+"""What SQLite makes of a full or failing disk, and what it is everywhere else."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class PreferenceStore:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise RunDirError(f"{self.path} is in use by another process. Try again when it is done.") from error
-            raise DataError(f"{self.path} cannot be used: {error}. Check path, permissions and disk space.") from error
+            if number := _DISK.get(error.sqlite_errorcode & 0xFF):  # the lower byte is the kind
+                raise OSError(number, os.strerror(number), self.path) from error
+            raise DataError(f"{self.path} cannot be used: {error}. Check path and permissions.") from error
         except (json.JSONDecodeError, ValidationError):
             raise DataError(
                 f"{self.path} holds a damaged record. Restore it from a copy, or name another file."

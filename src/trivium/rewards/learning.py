@@ -27,6 +27,8 @@ class RankedTokens:
     """Rank of each, 0 best, equal for ties, -1 for unranked."""
     outcomes: list[float]
     """1 for passing or chosen, 0 for failing or rejected; NaN where unknown."""
+    name: str = ""
+    """For messages."""
 
 
 class RewardLossConfig(Config):

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trivium.base.config import Config
-from trivium.base.errors import StageFailed
+from trivium.base.errors import NumericalFault
 from trivium.base.seeding import python_rng
 from trivium.batch import Batch
 from trivium.data.branches import ResponseBatch
@@ -21,6 +21,8 @@ from trivium.rl.algorithm import Algorithm
 from trivium.rl.ppo import PPO
 from trivium.rl.reward import MissingEOS, penalise_unfinished
 from trivium.rl.rollout import Rollout, over_rollout, response_logprobs, response_values
+
+OnFault = Callable[[str, Sequence[int]], None]
 
 
 class LearnerConfig(Config):
@@ -80,7 +82,11 @@ class Learner:
         return penalise_unfinished(scores, finished, self.config.missing_eos)
 
     def prepare(self, rollout: Rollout) -> dict[str, float]:
-        """Old and reference log-probs and values, once per rollout; rewards and advantages from them."""
+        """Old and reference log-probs and values, once per rollout; rewards and advantages from them.
+
+        Raises:
+            NumericalFault: a reward, a value or the divergence is not finite; nothing has been learnt from it.
+        """
         device, config, temperature = self.policy.device, self.config, rollout.temperature
 
         def under(model: Decoder) -> Callable[[ResponseBatch], Tensor]:
@@ -97,6 +103,10 @@ class Learner:
         rollout.rewards = shape_rewards(
             rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, mask, config.beta, gamma
         )
+        told = {"a reward or its KL penalty": rollout.rewards, "a value": rollout.values}
+        for name, tensor in told.items():
+            if tensor.numel() and not tensor[mask].isfinite().all():
+                raise NumericalFault(f"{name} is not finite")
         metrics = self.algorithm.advantages(rollout)
         k1 = kl_estimate(rollout.old_logprobs, rollout.ref_logprobs, "k1").masked_fill(~mask, 0.0).sum(1)
         gap = (rollout.old_logprobs - rollout.sampler_logprobs).abs().masked_fill(~mask, 0.0)
@@ -120,7 +130,12 @@ class Learner:
         return metrics
 
     def update(
-        self, rollout: Rollout, step: int, sigma: float, sft_batches: Callable[[int], Batch] | None = None
+        self,
+        rollout: Rollout,
+        step: int,
+        sigma: float,
+        sft_batches: Callable[[int], Batch] | None = None,
+        on_fault: OnFault | None = None,
     ) -> dict[str, float]:
         """All updates on one rollout: each epoch reshuffles the prompts; a response is never split.
 
@@ -128,6 +143,8 @@ class Learner:
             step: 0-based; with the seed it decides the shuffles.
             sigma: what advantages were divided by.
             sft_batches: index -> a batch of fine-tuning data; needed when alpha > 0.
+            on_fault: called with what was wrong and the minibatch's responses, where a network's update was left
+                out because its loss or gradient is not finite; without it that ends the run.
         """
         members: dict[int, list[int]] = {}
         for index, prompt in enumerate(rollout.prompt_of):
@@ -140,9 +157,10 @@ class Learner:
             python_rng(self.seed, "minibatches", step, epoch).shuffle(order)
             for part in _split(order, self.config.minibatches):
                 chosen = [index for prompt in part for index in members[prompt]]
-                policy_only = step < self.config.critic_warmup
-                metrics = {} if policy_only else self._policy_step(rollout, chosen, sigma, sft_batches)
-                metrics |= self._critic_step(rollout, chosen)
+                metrics: dict[str, float] = {}
+                if step >= self.config.critic_warmup:
+                    metrics |= self._policy_step(rollout, chosen, sigma, sft_batches, on_fault)
+                metrics |= self._critic_step(rollout, chosen, on_fault)
                 self.updates += 1
                 if done == 0:
                     metrics["ratio/first_deviation"] = abs(metrics.get("ratio/mean", 1.0) - 1.0)
@@ -155,6 +173,29 @@ class Learner:
         return _averages(sums, done)
 
     def _policy_step(
+        self,
+        rollout: Rollout,
+        chosen: Sequence[int],
+        sigma: float,
+        sft_batches: Callable[[int], Batch] | None,
+        on_fault: OnFault | None,
+    ) -> dict[str, float]:
+        try:
+            metrics = self._policy_gradient(rollout, chosen, sigma, sft_batches)
+            return metrics | _named("policy", self.optimizer.step(self.updates))
+        except NumericalFault as fault:
+            return self._leave_out(self.optimizer, "policy", fault, chosen, on_fault)
+
+    def _leave_out(
+        self, optimizer: Optimizer, name: str, fault: NumericalFault, chosen: Sequence[int], on_fault: OnFault | None
+    ) -> dict[str, float]:
+        optimizer.clear()
+        if on_fault is None:
+            raise fault
+        on_fault(fault.what.replace("the ", f"the {name}'s ", 1), chosen)
+        return {f"{name}/skipped": 1.0}
+
+    def _policy_gradient(
         self, rollout: Rollout, chosen: Sequence[int], sigma: float, sft_batches: Callable[[int], Batch] | None
     ) -> dict[str, float]:
         config, device = self.config, self.policy.device
@@ -173,7 +214,7 @@ class Learner:
                 rollout.advantages[rows].to(device),
                 mask[rows].to(device),
             )
-            _finite(loss.loss_sum, "policy loss")
+            _finite(loss.loss_sum)
             (loss.loss_sum / count).backward()
             share = int(mask[rows].sum()) / tokens
             metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / count
@@ -183,7 +224,7 @@ class Learner:
                 metrics[name] = max(old, value.item()) if name.endswith("max") else old + share * value.item()
         if config.alpha > 0:
             metrics |= self._sft_term(sigma, len(chosen), tokens, width, sft_batches)
-        return metrics | {f"policy/{key}": value for key, value in self.optimizer.step(self.updates).items()}
+        return metrics
 
     def _count(self, sequences: int, tokens: int, width: int) -> float:
         return {"seq_sum": sequences, "seq_mean": sequences, "token": tokens, "const": sequences * width}[
@@ -210,29 +251,37 @@ class Learner:
         batch = sft_batches(self.updates).to(self.policy.device)
         hidden = self.policy.hidden(batch.ids, batch.positions)
         loss = linear_lm_loss(hidden, self.policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+        _finite(loss.mean)
         (weight * loss.mean).backward()
         return {"loss/sft": loss.mean.item(), "alpha/effective": weight}
 
-    def _critic_step(self, rollout: Rollout, chosen: Sequence[int]) -> dict[str, float]:
+    def _critic_step(self, rollout: Rollout, chosen: Sequence[int], on_fault: OnFault | None) -> dict[str, float]:
         if self.critic is None or self.critic_optimizer is None:
             return {}
+        try:
+            metrics = self._critic_gradient(self.critic, rollout, chosen)
+            return metrics | _named("critic", self.critic_optimizer.step(self.updates))
+        except NumericalFault as fault:
+            return self._leave_out(self.critic_optimizer, "critic", fault, chosen, on_fault)
+
+    def _critic_gradient(self, critic: Scorer, rollout: Rollout, chosen: Sequence[int]) -> dict[str, float]:
         assert isinstance(self.algorithm, PPO)
         mask, device = rollout.loss_mask, self.policy.device
         tokens, width = int(mask[chosen].sum()), mask.shape[1]
         metrics: dict[str, float] = {}
         for batch in rollout.batches(chosen, self.config.microbatch_tokens):
             rows = batch.responses
-            values = batch.to(device).spread(response_values(self.critic, batch.to(device)), width)
+            values = batch.to(device).spread(response_values(critic, batch.to(device)), width)
             loss = self.algorithm.value_loss(
                 values, rollout.values[rows].to(device), rollout.returns[rows].to(device), mask[rows].to(device)
             )
-            _finite(loss.loss_sum, "value loss")
+            _finite(loss.loss_sum)
             (loss.loss_sum / tokens).backward()
             share = int(mask[rows].sum()) / tokens
             metrics["loss/value"] = metrics.get("loss/value", 0.0) + loss.loss_sum.item() / tokens
             explained = loss.metrics["explained_variance"].nan_to_num().item()
             metrics["explained_variance"] = metrics.get("explained_variance", 0.0) + share * explained
-        return metrics | {f"critic/{key}": value for key, value in self.critic_optimizer.step(self.updates).items()}
+        return metrics
 
 
 def _split(order: list[int], parts: int) -> Iterator[list[int]]:
@@ -245,6 +294,10 @@ def _averages(sums: dict[str, float], count: int) -> dict[str, float]:
     return {key: value if key.endswith(("max", "first_deviation")) else value / count for key, value in sums.items()}
 
 
-def _finite(loss: Tensor, name: str) -> None:
+def _named(network: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{network}/{key}": value for key, value in figures.items()}
+
+
+def _finite(loss: Tensor) -> None:
     if not math.isfinite(loss.item()):
-        raise StageFailed(f"the {name} is {loss.item()}. Lower the learning rate, or look at the rewards of this step.")
+        raise NumericalFault(f"the loss is {loss.item()}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trivium.base.errors import RunDirError
+from trivium.base.files import sweep_drafts
 
 SIMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -88,6 +89,7 @@ class RunDir:
             self._take(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            sweep_drafts(self.path)
             yield
         finally:
             if made and os.listdir(self.path) == [lock_path.name]:

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -100,6 +100,7 @@ def open_stage(
     code: str,
     seed: int,
     parents: list[str],
+    adjustable: Collection[str] = (),
     force: bool = False,
 ) -> Decision:
     """Decide whether a stage is begun, resumed or already done, and record that it is running.
@@ -111,6 +112,7 @@ def open_stage(
         inputs: name to fingerprint of everything read.
         code: `fingerprint_modules` of the stage's module.
         parents: artifacts that the stage starts from, for lineage only: their content belongs in `inputs`.
+        adjustable: keys of `config` that may differ from those the stage was begun with.
         force: delete the stage's folder and begin again.
     Returns:
         `fresh` (empty folder), `resume` (go on from the newest checkpoint) or `done` (nothing to do).
@@ -119,28 +121,30 @@ def open_stage(
             output was altered, or the folder is not a stage's.
     """
     config = json.loads(json.dumps(config, allow_nan=False))
-    identity = {"stage": stage.name, "config": config, "inputs": inputs, "code": code, "seed": seed}
+    fixed = {key: value for key, value in config.items() if key not in adjustable}
+    identity = {"stage": stage.name, "config": fixed, "inputs": inputs, "code": code, "seed": seed}
     wanted = fingerprint(identity)
     if force:
         _wipe(stage)
     manifest = read_manifest(stage)
     now = _now()
+    if manifest is not None and manifest.fingerprint != wanted and _achieved_nothing(stage, manifest):
+        _wipe(stage)  # there is nothing that a corrected recipe or file would overwrite
+        manifest = None
     if manifest is None:
         _refuse_foreign_folder(stage)
         manifest = Manifest(**identity, status="running", fingerprint=wanted, parents=parents, started=now)
         decision: Decision = "fresh"
     else:
-        if manifest.fingerprint != wanted and manifest.status == "failed" and not any(stage.checkpoints.glob("*")):
-            _wipe(stage)  # nothing was achieved that a corrected recipe or file would overwrite
-            return open_stage(stage, config=config, inputs=inputs, code=code, seed=seed, parents=parents, force=False)
         if manifest.fingerprint != wanted:
-            raise RunDirError(_difference_message(stage, manifest, identity))
+            begun = {key: value for key, value in manifest.config.items() if key not in adjustable}
+            raise RunDirError(_difference_message(stage, manifest.model_copy(update={"config": begun}), identity))
         if manifest.status == "done" and _outputs_whole(stage, manifest):
             return "done"
         seconds = manifest.wall_seconds + _unrecorded_seconds(stage, manifest)
         manifest = manifest.model_copy(update={"wall_seconds": seconds, "resumes": manifest.resumes + 1})
         decision = "resume"
-    update = {"status": "running", "session_started": now, "finished": None}
+    update = {"status": "running", "session_started": now, "finished": None, "config": config}
     update |= {"versions": _versions(), "machine": _machine()}
     _write(stage, manifest.model_copy(update=update))
     write_text(stage.config_path, dump_toml(config))
@@ -199,6 +203,10 @@ def record_machine(stage: StageDir, **facts: Any) -> None:
 
 def _write(stage: StageDir, manifest: Manifest) -> None:
     write_json(stage.manifest_path, manifest.model_dump(mode="json"))
+
+
+def _achieved_nothing(stage: StageDir, manifest: Manifest) -> bool:
+    return manifest.status == "failed" and not any(stage.checkpoints.glob("*"))
 
 
 def _wipe(stage: StageDir) -> None:

@@ -20,7 +20,7 @@ from trivium.preferences.store import PreferenceStore
 from trivium.records import Task
 from trivium.runs import StageDir
 from trivium.stages.confinement import SandboxConfig, open_sandbox
-from trivium.stages.judging import Answer, answer_tasks, judge_answers
+from trivium.stages.judging import Answer, answer_tasks, judge_answers, pass_share
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
@@ -120,7 +120,6 @@ def _sample_and_judge(
     done = store.sampled(weights, round)
     todo = {name: task for name, task in zip(ids, tasks, strict=True) if len(done.get(name, ())) < config.samples}
     finished = len(set(ids)) - len(todo)
-    passed = tested = 0
     names = list(todo)
     with (
         open_sandbox(stage, sandbox_config) as sandbox,
@@ -139,15 +138,16 @@ def _sample_and_judge(
                 temperature=config.temperature,
             )
             answers = judge_answers(answers, sandbox)
-            known = [a.outcome.passed for a in answers if a.outcome is not None and a.outcome.passed is not None]
-            passed, tested = passed + sum(known), tested + len(known)
-            _store(store, config, context.seed, part, answers, weights, round)
-            progress.update(finished + start + len(part), passing=passed / max(tested, 1))
-    if tested == 0 and todo:
+            with store.transaction():  # a prompt that has answers counts as done, so its judgement comes with them
+                _store(store, config, context.seed, part, answers, weights, round)
+            progress.update(finished + start + len(part), passing=pass_share(answers) or 0.0)
+    outcomes = [stored.sample.passed for stored in store.completions(round=round, model=weights)]
+    known = [passed for passed in outcomes if passed is not None]
+    if not known:
         raise StageFailed("collect: no completion's tests could be run. See `trivium doctor` for the sandbox.")
-    if tested < len(names) * config.samples:
-        note(stage, f"{len(names) * config.samples - tested} completions have no outcome (tests could not be run)")
-    return {"round": round, "prompts": len(set(ids)), "passing": passed / max(tested, 1)}
+    if len(known) < len(outcomes):
+        note(stage, f"{len(outcomes) - len(known)} completions have no outcome (tests could not be run)")
+    return {"round": round, "prompts": len(set(ids)), "passing": sum(known) / len(known)}
 
 
 def _store(

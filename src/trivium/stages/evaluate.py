@@ -29,6 +29,7 @@ from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
+from trivium.training import Checkpointer
 
 
 class EvaluateConfig(Config):
@@ -67,18 +68,22 @@ def run(
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         bench = _Bench(context, config, learner, sft, stage, reward_folder, shards)
-        results: dict[str, dict[str, Any]] = {}
-        answers: dict[str, list[Answer]] = {}
-        with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
-            metrics.truncate_after(-1)
-            for step, (name, folder) in enumerate(folders.items()):
-                results[name], answers[name] = bench.measure(folder, sandbox)
-                metrics.log(step, **{k: v for k, v in results[name].items() if isinstance(v, float)})
-                value = results[name]
+        checkpointer = Checkpointer(stage.checkpoints)
+        before = checkpointer.latest()
+        done, found = (before.step, before.state) if before else (0, {"results": {}, "shown": {}, "counts": []})
+        with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics, checkpointer:
+            metrics.truncate_after(done - 1)
+            for step, (name, folder) in list(enumerate(folders.items()))[done:]:
+                value, answers = bench.measure(folder, sandbox)
+                metrics.log(step, **{k: v for k, v in value.items() if isinstance(v, float)})
                 say(f"evaluate: {name} pass@1 {100 * value['pass_at_1']:.1f}%, U {value['utility/total']:.3f}")
-        write_jsonl(stage.samples / "answers.jsonl", _shown(answers, config))
-        write_jsonl(stage.samples / "counts.jsonl", _counts_rows(answers))
-        return {"models": results}, [stage.samples]
+                found["results"][name] = value
+                found["counts"] += _counts_rows(name, answers)
+                _show(found["shown"], name, answers, config)
+                checkpointer.save(step + 1, {}, found)
+        write_jsonl(stage.samples / "answers.jsonl", found["shown"].values())
+        write_jsonl(stage.samples / "counts.jsonl", found["counts"])
+        return {"models": found["results"]}, [stage.samples]
 
     inputs: dict[str, Path | str] = {**folders, "R": reward_folder, "corpus": shards} | config.tasks.inputs
     inputs |= {"weights": str(weights), "sft": sft.model_dump_json()}
@@ -202,22 +207,14 @@ def _counts(answers: Sequence[Answer]) -> list[TaskCounts]:
     return [TaskCounts(task, n, c) for task, (n, c) in tally.items() if n]
 
 
-def _counts_rows(answers: dict[str, list[Answer]]) -> list[dict[str, Any]]:
+def _counts_rows(name: str, answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """What every pass@k can be recomputed from."""
-    return [
-        {"model": name, "task_id": counts.task, "n": counts.n, "passed": counts.c}
-        for name, given in answers.items()
-        for counts in _counts(given)
-    ]
+    return [{"model": name, "task_id": counts.task, "n": counts.n, "passed": counts.c} for counts in _counts(answers)]
 
 
-def _shown(answers: dict[str, list[Answer]], config: EvaluateConfig) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    for name, given in answers.items():
-        for answer in given[:: config.samples][: config.shown]:
-            row = rows.setdefault(
-                answer.task.id, {"task_id": answer.task.id, "prompt": answer.task.prompt, "answers": {}}
-            )
-            outcome = answer.outcome
-            row["answers"][name] = {"text": answer.text, "passed": None if outcome is None else outcome.passed}
-    return list(rows.values())
+def _show(rows: dict[str, Any], name: str, answers: Sequence[Answer], config: EvaluateConfig) -> None:
+    """Add a model's answers to the rows of the prompts that the report shows."""
+    for answer in answers[:: config.samples][: config.shown]:
+        row = rows.setdefault(answer.task.id, {"task_id": answer.task.id, "prompt": answer.task.prompt, "answers": {}})
+        outcome = answer.outcome
+        row["answers"][name] = {"text": answer.text, "passed": None if outcome is None else outcome.passed}

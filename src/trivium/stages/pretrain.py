@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from trivium.base.config import MOST, Config
+from trivium.base.config import MOST
 from trivium.base.errors import DataError
 from trivium.base.seeding import derive_seed
 from trivium.data.loader import CorpusLoader
@@ -17,11 +17,11 @@ from trivium.runs import MetricsLog, StageDir
 from trivium.stages.artifacts import save_artifact
 from trivium.stages.stage import Context, perform
 from trivium.tokenizer import Tokenizer
-from trivium.training import Checkpointer, Trainer
+from trivium.training import TrainConfig, Trainer
 from trivium.training.losses import micro_losses
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainConfig):
     """How M0 is trained."""
 
     steps: int = Field(default=90, ge=1)
@@ -87,23 +87,22 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
             trainer = Trainer(
                 model,
                 optimizer,
+                stage=stage,
+                config=config,
                 metrics=metrics,
-                checkpointer=Checkpointer(stage.checkpoints),
-                name="pretrain",
-                checkpoint_every=config.checkpoint_every,
             )
             trainer.fit(
                 config.steps,
                 lambda step: micro_losses(model, loader.batch(step), config.micro_batch_size),
                 hooks=[(config.eval_every, evaluate)],
                 tokens_per_step=config.batch_size * config.seq_len,
+                contents=loader.contents,
             )
         figures = heldout_bits_per_byte(model, loader, 4 * config.eval_rows)
         result = {"tokens": config.steps * config.batch_size * config.seq_len, "parameters": model.parameter_count()}
         result |= {"bits_per_byte": figures}
         facts = {f"bits per byte, held-out {name}": value for name, value in figures.items()}
         save_artifact(model, tokenizer, context.run.artifact("M0"), "pretrained on text and code", facts)
-        trainer.checkpointer.clear()
         return result, [context.run.artifact("M0")]
 
     inputs = {"tokenizer": folder / "tokenizer.json", "corpus": shards, "shape": shape.model_dump_json()}

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from trivium.base.config import MOST, Config
+from trivium.base.config import MOST
 from trivium.base.errors import DataError, StageFailed
 from trivium.base.seeding import derive_seed, python_rng
 from trivium.evaluation.intervals import share_interval
@@ -25,10 +25,10 @@ from trivium.stages.judging import answer_tasks, encode_prompt
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
-from trivium.training import Checkpointer, Trainer
+from trivium.training import Checkpointer, TrainConfig, Trainer
 
 
-class RewardConfig(Config):
+class RewardConfig(TrainConfig):
     """How R is trained."""
 
     epochs: float = Field(default=2.25, gt=0, le=MOST)
@@ -57,8 +57,8 @@ class RewardConfig(Config):
     """Prompts of those samples."""
     allow_chance: bool = False
     """Hand on an R whose held-out accuracy is not above chance; otherwise the stage fails."""
-    checkpoint_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints."""
+
+    adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"allow_chance"}
 
 
 def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int) -> tuple[list[RankedTokens], int]:
@@ -83,7 +83,7 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
                 continue
             prompt = prompt[:1] + prompt[len(prompt) - room + 1 :]
         outcomes = [math.nan if label is None else float(label) for label in group.labels]
-        result.append(RankedTokens(prompt, completions, list(group.tiers), outcomes))
+        result.append(RankedTokens(prompt, completions, list(group.tiers), outcomes, f"prompt {group.id}"))
     return result, cut
 
 
@@ -230,17 +230,16 @@ def _fit(
         trainer = Trainer(
             model.scorer,
             Optimizer(model.scorer, config.optim, schedule.steps),
+            stage=stage,
+            config=config,
             metrics=metrics,
-            checkpointer=Checkpointer(stage.checkpoints),
-            name=stage.name,
-            checkpoint_every=config.checkpoint_every,
         )
         trainer.fit(
             schedule.steps,
             lambda step: RewardStep(model.scorer, schedule.examples(step), config.loss).losses(),
             hooks=[(config.eval_every, evaluate)],
+            contents=lambda step: [example.name for example in schedule.examples(step)],
         )
-    trainer.checkpointer.clear()
 
 
 def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> None:
@@ -255,6 +254,7 @@ def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> Non
     else:
         return
     if not config.allow_chance:
+        Checkpointer(stage.checkpoints).clear()  # with more comparisons it will be another reward model
         raise StageFailed(f"{stage.name}: {problem}. Collect more pairs, or pass --reward.allow_chance true.")
     note(stage, problem)
 

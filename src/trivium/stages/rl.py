@@ -1,6 +1,7 @@
 """Reinforcement learning against the reward: the artifact is M2 (or the policy of a round)."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,10 +9,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trivium.base.config import MOST, Config
-from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.config import MOST
+from trivium.base.errors import NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
-from trivium.base.log import Progress
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.evaluation.utility import measure_utility
@@ -33,12 +33,11 @@ from trivium.stages.tasks import TaskConfig
 from trivium.tasks.check import check_completions
 from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
-from trivium.training import Checkpointer
-from trivium.training.checkpoint import pack, unpack
-from trivium.training.trainer import Interruption
+from trivium.training import Loop, LoopConfig
+from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
 
 
-class RLConfig(Config):
+class RLConfig(LoopConfig):
     """How M2 is trained."""
 
     algorithm: Literal["ppo"] = "ppo"
@@ -106,10 +105,9 @@ def run(
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
-            session = _Session(context, config, sft, stage, sandbox, round, policy, reward, base)
-            result = session.fit(metrics)
+            session = _Session(context, config, sft, stage, metrics, sandbox, round, policy, reward, base)
+            result = session.fit()
         save_artifact(session.policy, session.tokenizer, artifact, "improved by reinforcement learning", result)
-        session.checkpointer.clear()
         return result, [artifact]
 
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
@@ -126,6 +124,7 @@ class _Session:
         config: RLConfig,
         sft: SFTConfig,
         stage: StageDir,
+        metrics: MetricsLog,
         sandbox: Sandbox,
         round: int,
         policy: Path,
@@ -133,6 +132,7 @@ class _Session:
         base: Path,
     ):
         self.context, self.config, self.stage, self.sandbox, self.round = context, config, stage, sandbox, round
+        self.metrics, self.loop = metrics, Loop(stage, config, metrics, offset=round * config.steps)
         self.tokenizer = Tokenizer.load(policy)
         self.policy, self.reference = context.load_model(policy), context.load_model(base)
         self.reference.requires_grad_(False)
@@ -154,7 +154,6 @@ class _Session:
         self.sft_heldout = (
             ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None
         )
-        self.checkpointer = Checkpointer(stage.checkpoints)
         self.state: dict[str, Any] = {}
         self.best: dict[str, Tensor] = {}
 
@@ -168,23 +167,21 @@ class _Session:
             critic.score.weight.mul_(self.config.learner.beta / self.reward.std)
         return critic.to(self.context.device)
 
-    def _resume(self) -> int:
-        checkpoint = self.checkpointer.latest()
-        if checkpoint is None:
-            return 0
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Networks, optimisers, controller and figures as they were."""
         learner = self.learner
-        self.policy.load_state_dict(unpack(checkpoint.tensors, "policy"))
+        load_weights(self.policy, unpack(checkpoint.tensors, "policy"))
         learner.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
         if learner.critic is not None and learner.critic_optimizer is not None:
-            learner.critic.load_state_dict(unpack(checkpoint.tensors, "critic"))
+            load_weights(learner.critic, unpack(checkpoint.tensors, "critic"))
             learner.critic_optimizer.load_state_tensors(unpack(checkpoint.tensors, "critic_optimizer"))
         self.best = unpack(checkpoint.tensors, "best")
         self.state = checkpoint.state["session"]
         learner.controller.load_state_dict(checkpoint.state["controller"])
         learner.updates = checkpoint.state["updates"]
-        return checkpoint.step
 
-    def _save(self, step: int) -> None:
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `restore` takes. A rollout is whole within a step: one that was under way is drawn again, the same."""
         learner = self.learner
         tensors = pack(
             policy=dict(self.policy.state_dict()), optimizer=learner.optimizer.state_tensors(), best=self.best
@@ -194,40 +191,36 @@ class _Session:
                 critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
         state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
-        self.checkpointer.save(step, tensors, state)
+        return tensors, state
 
-    def fit(self, metrics: MetricsLog) -> dict[str, Any]:
+    def fit(self) -> dict[str, Any]:
         """All steps of the round; figures for the manifest."""
-        config, start = self.config, self._resume()
-        offset = self.round * config.steps
-        metrics.truncate_after(offset + start if start else -1)
-        with Interruption() as interruption, Progress(self.stage.name, config.steps, start=start) as progress:
-            for step in range(start, config.steps):
-                values = self._step(step) | {"round": self.round}
-                done = step + 1
-                stop = config.max_kl is not None and values["kl/sequence"] > config.max_kl
-                if done % config.eval_every == 0 or done == config.steps or stop:
-                    values |= self._measure(step)
-                metrics.log(offset + done, **values)
-                shown = {"reward": values["reward/mean"], "kl": values["kl/sequence"]}
-                progress.update(done, **shown, **({"gold": values["gold/mean"]} if "gold/mean" in values else {}))
-                if stop:
-                    note(self.stage, f"ended at step {done}: KL {values['kl/sequence']:.2f} exceeds rl.max_kl")
-                    break
-                if interruption.requested or (done % config.checkpoint_every == 0 and done < config.steps):
-                    self._save(done)
-                if interruption.requested:
-                    raise Interrupted(f"{self.stage.name} stopped after step {done} of {config.steps}.")
+        config = self.config
+        self.loop.run(self, config.steps)
         if fingerprint_path(self.base) != self.reference_print:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
         if config.keep == "lowest_u" and self.best:
             self.policy.load_state_dict(self.best)
         return {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
 
+    def step(self, number: int) -> tuple[dict[str, float], bool]:
+        """One rollout, its updates and its row of metrics; whether the policy has gone far enough."""
+        config, done = self.config, number + 1
+        values = self._learn(number) | {"round": self.round}
+        kl = values.get("kl/sequence", 0.0)
+        ended = config.max_kl is not None and kl > config.max_kl
+        if done % config.eval_every == 0 or done == config.steps or ended:
+            values |= self._measure(number)
+        self.metrics.log(self.loop.offset + done, **values)
+        if ended:
+            note(self.stage, f"ended at step {done}: KL {kl:.2f} exceeds rl.max_kl")
+        shown = {"reward": "reward/mean", "kl": "kl/sequence", "gold": "gold/mean"}
+        return {name: values[key] for name, key in shown.items() if key in values}, ended
+
     def _responses(self) -> int:
         return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _learn(self, step: int) -> dict[str, float]:
         config, seed = self.config, self.context.seed
         overall = self.round * config.steps + step
         first = overall * config.prompts_per_step
@@ -244,8 +237,18 @@ class _Session:
             temperature=config.temperature,
         )
         values = self._score(rollout, tasks)
-        values |= self.learner.prepare(rollout)
-        values |= self.learner.update(rollout, overall, values["sigma"], self.sft.batch)
+
+        def fault(what: str, responses: Iterable[int]) -> None:
+            self.loop.faults.meet(overall + 1, what, [tasks[rollout.prompt_of[index]].id for index in responses])
+
+        try:
+            values |= self.learner.prepare(rollout)
+        except NumericalFault as error:
+            fault(error.what, range(len(rollout.responses)))
+            return values | {"skipped": 1.0}
+        values |= self.learner.update(rollout, overall, values["sigma"], self.sft.batch, fault)
+        if "policy/skipped" not in values:
+            self.loop.faults.good()
         if step == 0:
             self._check_first(values)
         self.state["tokens"] = self.state.get("tokens", 0) + int(rollout.lengths.sum())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from trivium.base.config import MOST, Config
+from trivium.base.config import MOST
 from trivium.base.errors import ConfigError
 from trivium.base.seeding import derive_seed
 from trivium.data.drops import Drops
@@ -25,11 +25,11 @@ from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tasks.ladder import examples as ladder_examples
 from trivium.tokenizer import Tokenizer
-from trivium.training import Checkpointer, Trainer
+from trivium.training import TrainConfig, Trainer
 from trivium.training.losses import micro_losses
 
 
-class SFTConfig(Config):
+class SFTConfig(TrainConfig):
     """How M1 is trained."""
 
     path: str = ""
@@ -62,8 +62,6 @@ class SFTConfig(Config):
     """Cap on a sampled answer in these evaluations."""
     keep: Literal["last", "best"] = "last"
     """Weights that become M1: the last, or those of lowest held-out loss."""
-    checkpoint_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints."""
 
 
 def split_examples(config: SFTConfig, seed: int, drops: Drops) -> tuple[list[Example], list[Example]]:
@@ -119,10 +117,9 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
             trainer = Trainer(
                 model,
                 Optimizer(model, config.optim, steps),
+                stage=stage,
+                config=config,
                 metrics=metrics,
-                checkpointer=Checkpointer(stage.checkpoints),
-                name="sft",
-                checkpoint_every=config.checkpoint_every,
             )
             evaluate = _evaluation(context, config, trainer, model, tokenizer, held_loader, sandbox)
             trainer.fit(
@@ -130,13 +127,13 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
                 lambda step: micro_losses(model, loader.batch(step), config.micro_batch_size),
                 hooks=[(config.eval_every, evaluate)],
                 tokens_per_step=config.batch_size * config.seq_len,
+                contents=loader.contents,
             )
         if config.keep == "best" and trainer.tensors:
             model.load_state_dict(trainer.tensors)
         result = {"steps": steps, "tokens": steps * config.batch_size * config.seq_len, "examples": len(train)}
         result |= {"heldout_loss": trainer.state.get("last_loss"), "best_loss": trainer.state.get("best_loss")}
         save_artifact(model, tokenizer, context.run.artifact("M1"), "fine-tuned on coding tasks", result)
-        trainer.checkpointer.clear()
         return result, [context.run.artifact("M1")]
 
     inputs: dict[str, Path | str] = {"parent": parent}

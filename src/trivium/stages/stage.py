@@ -16,6 +16,7 @@ from trivium.base.log import format_duration, say, warn
 from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
 from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.training import Checkpointer
 
 
 class ComputeConfig(Config):
@@ -105,13 +106,16 @@ def perform(
     decision = open_stage(
         stage,
         config=config.model_dump(mode="json") | {"compute": context.compute.model_dump(mode="json")},
+        adjustable=config.adjustable,
         inputs={key: fingerprint_path(v) if isinstance(v, Path) else v for key, v in inputs.items()},
         code=fingerprint_modules(module),
         seed=context.seed,
         parents=list(parents),
         force=context.force,
     )
+    checkpointer = Checkpointer(stage.checkpoints)
     if decision == "done":
+        checkpointer.clear()  # should the process have been killed before it came to that
         manifest = read_manifest(stage)
         assert manifest is not None
         say(f"{name}: done before, in {format_duration(manifest.wall_seconds)}; nothing to do")
@@ -132,6 +136,7 @@ def perform(
     release_memory()
     manifest = close_stage(stage, "done", result, outputs=outputs)
     context.changed.append(name)
+    checkpointer.clear()  # not before the manifest says that the result is there
     say(f"{name}: done in {format_duration(manifest.wall_seconds)}")
     return result
 

@@ -1,6 +1,7 @@
-"""The one training loop, its checkpoints and what it logs."""
+"""The one loop of steps, the training on top of it, checkpoints and faults."""
 
 from trivium.training.checkpoint import Checkpointer
-from trivium.training.trainer import Trainer
+from trivium.training.loop import Loop, LoopConfig
+from trivium.training.trainer import TrainConfig, Trainer
 
-__all__ = ["Checkpointer", "Trainer"]
+__all__ = ["Checkpointer", "Loop", "LoopConfig", "TrainConfig", "Trainer"]

@@ -1,20 +1,29 @@
-"""Checkpoints: safetensors and JSON in a directory that appears whole, checksummed, or not at all."""
+"""Checkpoints: safetensors and JSON in a directory that appears whole, checksummed, or not at all.
+
+A step only copies its tensors to the host's memory; a thread writes the copy while the next steps are computed.
+"""
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trivium.base.errors import RunDirError
+from trivium.base.errors import RunDirError, StageFailed
 from trivium.base.files import save_tensors, sync_directory
+from trivium.base.log import warn
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -29,65 +38,158 @@ class Checkpoint:
 
 
 class Checkpointer:
-    """Checkpoints of one stage under `<stage>/checkpoints/step-<n>/`; the newest `keep` stay."""
+    """Checkpoints of one stage under `<stage>/checkpoints/step-<n>/`; the newest `keep` stay.
 
-    def __init__(self, folder: Path, keep: int = 1):
-        self.folder, self.keep = folder, keep
+    As a context manager it waits, on leaving, for the checkpoint that is being written.
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-        """Write a checkpoint beside the others, then make it visible by one rename."""
-        final = self.folder / f"step-{step:08d}"
-        draft = self.folder / f".step-{step:08d}.tmp"
+    Args:
+        keep: more than one lets a stage go on where the newest was damaged.
+        beside: files, such as the metrics, that must be on the disk before a checkpoint that counts on them.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, beside: Sequence[Path] = ()):
+        self.folder, self.keep, self.beside = folder, keep, beside
+        self._writer: Thread | None = None
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.wait()
+        elif self._writer is not None and not isinstance(error, KeyboardInterrupt):  # Ctrl-C, twice: leave at once
+            self._writer.join()
+
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Copy what is given and have it written; waits for the checkpoint before, should that not be done.
+
+        Raises:
+            OSError: the checkpoint before could not be written, as on a full disk.
+            StageFailed: it held NaN or infinity.
+        """
+        self.wait()
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        text = json.dumps(state)
+        self._writer = Thread(target=self._attempt, args=(lambda: self._write(step, copies, text),), daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written; raises what went wrong."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong with a checkpoint so far, without waiting."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # told by the thread that trains
+            self._failure = error
+
+    def _write(self, step: int, tensors: dict[str, Tensor], state: str) -> None:
+        """Write beside the others, then make it visible by one rename."""
+        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise StageFailed(f"after step {step} {broken} holds NaN or infinity; no checkpoint was made of it.")
+        final, draft = self._path(step), self.folder / f".step-{step:08d}.tmp"
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
-            owned = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-            save_tensors(owned, draft / "tensors.safetensors")
-            digest = _digest(draft / "tensors.safetensors")
-            (draft / "state.json").write_text(json.dumps({"step": step, "tensors": digest, "state": state}))
-            for name in ("tensors.safetensors", "state.json"):
-                with open(draft / name, "rb") as file:
+            save_tensors(tensors, draft / TENSORS)
+            header = {"step": step, "tensors": _digest(draft / TENSORS), "state": json.loads(state)}
+            (draft / STATE).write_text(json.dumps(header | {"sha256": _seal(header)}))
+            for path in (draft / TENSORS, draft / STATE, *self.beside):
+                with open(path, "rb") as file:
                     os.fsync(file.fileno())
             sync_directory(draft)
-            if final.exists():
-                shutil.rmtree(final)
+            self._remove(final)
             os.rename(draft, final)
-        except (OSError, SafetensorError):
+        except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         sync_directory(self.folder)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step-{old:08d}")
-        return final
+            self._remove(self._path(old))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _remove(self, path: Path) -> None:
+        """Delete a checkpoint; killed meanwhile, it is no checkpoint any more."""
+        if path.exists():
+            doomed = path.with_name(f".{path.name}.tmp")
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+            shutil.rmtree(doomed)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob(f"step-{'[0-9]' * 8}"))
 
+    def newest(self) -> Path | None:
+        """Where the newest checkpoint is, once none is being written any more."""
+        if self._writer is not None:
+            self._writer.join()
+        steps = self.steps()
+        return self._path(steps[-1]) if steps else None
+
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, or None.
+        """The newest sound checkpoint, or None where there is none at all.
+
+        Damaged ones that are newer are told, and set aside as `damaged-step-<n>`.
 
         Raises:
-            RunDirError: it is damaged.
+            RunDirError: there are checkpoints, and all are damaged.
         """
-        steps = self.steps()
-        if not steps:
-            return None
-        path = self.folder / f"step-{steps[-1]:08d}"
-        try:
-            header = json.loads((path / "state.json").read_text())
-            if header["tensors"] != _digest(path / "tensors.safetensors"):
-                raise ValueError("the checksum of tensors.safetensors does not match")
-            checkpoint = Checkpoint(int(header["step"]), load_file(path / "tensors.safetensors"), header["state"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        for draft in self.folder.glob(".*.tmp"):
+            shutil.rmtree(draft)
+        damaged: list[tuple[Path, Exception]] = []
+        for step in reversed(self.steps()):
+            path = self._path(step)
+            try:
+                checkpoint = _read(path)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damaged.append((path, error))
+                continue
+            for bad, error in damaged:
+                aside = bad.with_name(f"damaged-{bad.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(bad, aside)
+                warn(f"checkpoint {bad} is damaged ({error}); it is kept as {aside.name}, step {step} goes on")
+            return checkpoint
+        if damaged:
+            path, error = damaged[0]
             raise RunDirError(
-                f"checkpoint {path} is damaged ({error}). Delete it to go on from the one before, or from the start."
+                f"checkpoint {path} is damaged ({error}), and no sound one is left. "
+                f"Delete {self.folder} to start this stage from its beginning."
             ) from error
-        return checkpoint
+        return None
 
     def clear(self) -> None:
         """Remove all checkpoints: the stage is done and its artefact holds the weights."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    header = json.loads((path / STATE).read_text())
+    if header.pop("sha256") != _seal(header):
+        raise ValueError(f"the checksum of {STATE} does not match")
+    if header["tensors"] != _digest(path / TENSORS):
+        raise ValueError(f"the checksum of {TENSORS} does not match")
+    return Checkpoint(int(header["step"]), load_file(path / TENSORS), header["state"])
+
+
+def _seal(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -1,51 +1,33 @@
 """The training loop that pretraining, fine-tuning and reward modelling share."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from trivium.base.errors import Interrupted, StageFailed, StopSignal
-from trivium.base.log import Progress
+from trivium.base.errors import NumericalFault
 from trivium.batch import LossOutput
 from trivium.optim import Optimizer
-from trivium.runs import MetricsLog
-from trivium.training.checkpoint import Checkpointer, load_weights, pack, unpack
+from trivium.runs import MetricsLog, StageDir
+from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.loop import Loop, LoopConfig
 
 Hook = Callable[[int], dict[str, float]]
+LEVEL_DECAY = 0.95
+"""Of the running level of the loss."""
 
 
-class Interruption:
-    """Turns Ctrl-C and SIGTERM into a flag, so that a step is finished and checkpointed before leaving.
+class TrainConfig(LoopConfig):
+    """What the stages that descend a loss share."""
 
-    A second Ctrl-C leaves at once.
-    """
+    explosion: float = Field(default=10.0, gt=1)
+    """A loss this many times its running level, or 1 where that is lower, has exploded."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise StopSignal
-        self.requested = True
-
-    def __enter__(self) -> "Interruption":
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not the main thread: signals are somebody else's business
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    adjustable: ClassVar[frozenset[str]] = LoopConfig.adjustable | {"explosion"}
 
 
 class Trainer:
@@ -59,36 +41,19 @@ class Trainer:
         module: nn.Module,
         optimizer: Optimizer,
         *,
+        stage: StageDir,
+        config: TrainConfig,
         metrics: MetricsLog,
-        checkpointer: Checkpointer,
-        name: str,
-        checkpoint_every: int = 100,
         log_every: int = 10,
     ):
-        self.module, self.optimizer, self.metrics, self.checkpointer = module, optimizer, metrics, checkpointer
-        self.name, self.checkpoint_every, self.log_every = name, checkpoint_every, log_every
+        self.module, self.optimizer, self.metrics = module, optimizer, metrics
+        self.config, self.log_every = config, log_every
+        self.loop = Loop(stage, config, metrics)
         self.state: dict[str, Any] = {}
         """JSON-able values that hooks keep across a resume."""
         self.tensors: dict[str, torch.Tensor] = {}
         """Tensors that hooks keep across a resume, e.g. the best weights so far."""
-
-    def _resume(self) -> int:
-        checkpoint = self.checkpointer.latest()
-        if checkpoint is None:
-            self.metrics.truncate_after(-1)
-            return 0
-        load_weights(self.module, unpack(checkpoint.tensors, "model"))
-        self.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
-        self.tensors = unpack(checkpoint.tensors, "hook")
-        self.state = checkpoint.state
-        self.metrics.truncate_after(checkpoint.step)
-        return checkpoint.step
-
-    def _save(self, step: int) -> None:
-        tensors = pack(
-            model=dict(self.module.state_dict()), optimizer=self.optimizer.state_tensors(), hook=self.tensors
-        )
-        self.checkpointer.save(step, tensors, self.state)
+        self._level: float | None = None
 
     def fit(
         self,
@@ -96,6 +61,7 @@ class Trainer:
         losses: Callable[[int], Iterable[LossOutput]],
         hooks: Iterable[tuple[int, Hook]] = (),
         tokens_per_step: int = 0,
+        contents: Callable[[int], Sequence[str]] = lambda step: (),
     ) -> None:
         """Train from the newest checkpoint to `steps`.
 
@@ -104,42 +70,61 @@ class Trainer:
             hooks: (every, function): called with the number of steps done after every `every` steps and at
                 the end; what they return is logged.
             tokens_per_step: for the rate in the log.
+            contents: step -> the documents of its batch, asked for should its numbers be no good.
         Raises:
-            StageFailed: the loss is not finite.
+            StageFailed: loss or gradient of a batch are not finite, or the loss has exploded.
             Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
         """
-        start = self._resume()
-        with Interruption() as interruption, Progress(self.name, steps, "step", start=start) as progress:
-            for step in range(start, steps):
-                began = time.perf_counter()
-                values = self._step(step, losses(step))
-                seconds = time.perf_counter() - began
-                if tokens_per_step:
-                    values["tokens_per_second"] = tokens_per_step / seconds
-                done = step + 1
-                reports = [hook(done) for every, hook in hooks if done % every == 0 or done == steps]
-                evaluated = {key: value for report in reports for key, value in report.items()}
-                if evaluated or done % self.log_every == 0 or done in (1, steps):
-                    self.metrics.log(done, **values, **evaluated)
-                progress.update(done, loss=values["loss"], **evaluated)
-                if interruption.requested or (done % self.checkpoint_every == 0 and done < steps):
-                    self._save(done)
-                if interruption.requested:
-                    raise Interrupted(f"{self.name} stopped after step {done} of {steps}; checkpoint written.")
+        self._steps, self._losses, self._hooks = steps, losses, list(hooks)
+        self._tokens_per_step, self._contents = tokens_per_step, contents
+        self.loop.run(self, steps)
 
-    def _step(self, step: int, losses: Iterable[LossOutput]) -> dict[str, float]:
+    def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Weights, moments and what the hooks keep."""
+        tensors = pack(
+            model=dict(self.module.state_dict()), optimizer=self.optimizer.state_tensors(), hook=self.tensors
+        )
+        return tensors, {"hooks": self.state, "level": self._level}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take them up again."""
+        load_weights(self.module, unpack(checkpoint.tensors, "model"))
+        self.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
+        self.tensors = unpack(checkpoint.tensors, "hook")
+        self.state, self._level = checkpoint.state["hooks"], checkpoint.state["level"]
+
+    def step(self, number: int) -> tuple[dict[str, float], bool]:
+        """One update, its hooks and its row of metrics."""
+        began, done = time.perf_counter(), number + 1
+        try:
+            values = self._update(number)
+        except NumericalFault as fault:
+            self.optimizer.clear()
+            self.loop.faults.meet(done, fault.what, self._contents(number))
+            values = {"skipped": 1.0}
+        else:
+            self.loop.faults.good()
+            if self._tokens_per_step:
+                values["tokens_per_second"] = self._tokens_per_step / (time.perf_counter() - began)
+        reports = [hook(done) for every, hook in self._hooks if done % every == 0 or done == self._steps]
+        evaluated = {key: value for report in reports for key, value in report.items()}
+        if evaluated or done % self.log_every == 0 or done in (1, self._steps) or "skipped" in values:
+            self.metrics.log(done, **values, **evaluated)
+        return {key: values[key] for key in ("loss",) if key in values} | evaluated, False
+
+    def _update(self, step: int) -> dict[str, float]:
         loss_sum, count, extra = 0.0, 0.0, {}
-        for loss in losses:
+        for loss in self._losses(step):
             loss.loss_sum.backward()
             loss_sum, count = loss_sum + loss.loss_sum.item(), count + float(loss.count)
             for key, value in loss.metrics.items():
                 extra[key] = extra.get(key, 0.0) + float(value)
         mean = loss_sum / max(count, 1.0)
+        level = mean if self._level is None else self._level
         if not math.isfinite(mean):
-            kept = self.checkpointer.steps()
-            raise StageFailed(
-                f"{self.name}: the loss is {mean} at step {step + 1}. Weights of "
-                f"{f'step {kept[-1]}' if kept else 'no step'} are kept in {self.checkpointer.folder}. "
-                "Lower the learning rate or look at the data of this step."
-            )
-        return {"loss": mean, **extra, **self.optimizer.step(step, max(count, 1.0))}
+            raise NumericalFault(f"the loss is {mean}")
+        if mean > self.config.explosion * max(level, 1.0):
+            raise NumericalFault(f"the loss is {mean:.4g}, far above its level of {level:.4g},")
+        figures = self.optimizer.step(step, max(count, 1.0))
+        self._level = LEVEL_DECAY * level + (1 - LEVEL_DECAY) * mean
+        return {"loss": mean, **extra, **figures}
