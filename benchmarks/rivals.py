@@ -52,7 +52,6 @@ def run_forked(check: Check) -> bool:
         if process.is_alive():
             process.kill()
             process.join()
-        process.close()
         return list(verdicts) == ["passed"]
 
 
