@@ -27,7 +27,7 @@ CASES = [
     ),
     case(
         "a section as an option",
-        "--pretrain is a section. Name one of its fields, for example --pretrain.steps.",
+        "--pretrain is a section. Name one of its fields, for example --pretrain.checkpoint_every.",
         "run mine.toml --pretrain 3",
     ),
     case(

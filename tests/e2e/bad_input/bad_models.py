@@ -355,13 +355,13 @@ CASES = [
     ),
     case(
         "R whose deviation is 0",
-        "runs/mine/R/rm.json: mean 1.1361074596643448 and std 0.0 cannot normalise a score. Train R again.",
+        "runs/mine/R/rm.json: mean … and std 0.0 cannot normalise a score. Train R again.",
         "rl mine.toml --force",
         edit("runs/mine/R/rm.json", std=0),
     ),
     case(
         "R whose mean is NaN",
-        "runs/mine/R/rm.json: mean nan and std 0.8269902563485898 cannot normalise a score. Train R again.",
+        "runs/mine/R/rm.json: mean nan and std … cannot normalise a score. Train R again.",
         "rl mine.toml --force",
         edit("runs/mine/R/rm.json", mean=float("nan")),
     ),

@@ -324,7 +324,7 @@ CASES = [
     ),
     case(
         "an import into a folder",
-        "corpus cannot be used: …. Check path, permissions and disk space.",
+        "corpus cannot be used: …. Check path and permissions.",
         "prefs import preferences.jsonl --store corpus",
     ),
     case(
@@ -361,7 +361,7 @@ CASES = [
     ),
     case(
         "a store without its tables",
-        "runs/mine/preferences.db cannot be used: …. Check path, permissions and disk space.",
+        "runs/mine/preferences.db cannot be used: …. Check path and permissions.",
         f"prefs stats --store {STORE}",
         sql(STORE, "DROP TABLE rankings"),
     ),
@@ -373,7 +373,7 @@ CASES = [
     ),
     case(
         "a store with other columns",
-        "runs/mine/preferences.db cannot be used: …. Check path, permissions and disk space.",
+        "runs/mine/preferences.db cannot be used: …. Check path and permissions.",
         f"prefs export out.jsonl --store {STORE}",
         sql(STORE, "ALTER TABLE prompts RENAME COLUMN text TO words"),
     ),

@@ -278,9 +278,9 @@ CASES = [
     ),
     case(
         "heads that do not divide",
-        "bad.toml:1: model: n_heads = 5 is not a multiple of n_kv_heads = 2.",
+        "bad.toml:1: model: n_heads = 4 is not a multiple of n_kv_heads = 3.",
         RUN,
-        setting("[model]\nn_heads = 5\nn_kv_heads = 2\n"),
+        setting("[model]\nn_heads = 4\nn_kv_heads = 3\n"),
     ),
     case(
         "an odd width of a head",
