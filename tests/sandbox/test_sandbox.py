@@ -70,6 +70,21 @@ def test_messages_are_bounded(sandbox: Sandbox) -> None:
     assert len(result.tests[0].message) == 200
 
 
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def check(add):\n    assert add(1, 2) == 3\ncheck(add)",
+        "assert [add for add in (1, 2)] == [1, 2] and add(1, 2) == 3",
+        "assert (lambda add: add(3, 4))(add) == 7",
+        "def check():\n    return add(1, 2)\nassert check() == 3",
+        "class Holder:\n    value = add(1, 2)\nassert Holder.value == 3",
+    ],
+)
+def test_a_local_name_does_not_hide_the_program_s(sandbox: Sandbox, test: str) -> None:
+    assert sandbox.run(ADD, [test]).passed
+    assert not sandbox.run("def add(a, b):\n    return 0\n", [test]).passed
+
+
 def test_prelude_and_entry_points(sandbox: Sandbox) -> None:
     prelude = "import math\ndef area(r):\n    return math.pi * r * r\ndef f(r):\n    raise NotImplementedError"
     program = "import math\ndef f(r): return math.pi * r ** 2\ndef hidden(): return 1"

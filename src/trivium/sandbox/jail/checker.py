@@ -4,6 +4,7 @@ import ast
 import builtins
 import json
 import os
+import symtable
 import sys
 import time
 from collections.abc import Callable
@@ -24,36 +25,37 @@ def free_names(sources: list[str]) -> tuple[list[str], list[str]]:
     """
     loaded: dict[str, int] = {}
     owners: dict[str, int] = {}
+    used: dict[str, None] = {}
     defined: set[str] = set()
     for source in sources:
         try:
-            tree = ast.parse(source)
+            tree, table = ast.parse(source), symtable.symtable(source, "<test>", "exec")
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # reported when it is run
             continue
+        _globals(table, used, defined)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 owners[node.value.id] = owners.get(node.value.id, 0) + 1
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 loaded[node.id] = loaded.get(node.id, 0) + 1
-            else:
-                defined.update(_defined(node))
-    free = [name for name in loaded if name not in defined and not hasattr(builtins, name)]
-    modules = [name for name in free if name in sys.stdlib_module_names and owners.get(name) == loaded[name]]
+    free = [name for name in used if name not in defined and not hasattr(builtins, name)]
+    modules = [
+        name for name in free if name in sys.stdlib_module_names and name in owners and owners[name] == loaded[name]
+    ]
     return [name for name in free if name not in modules], modules
 
 
-def _defined(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.arg):
-        return [node.arg]
-    if isinstance(node, ast.alias):
-        return [(node.asname or node.name).split(".")[0]]
-    if isinstance(node, ast.ExceptHandler) and node.name:
-        return [node.name]
-    return []
+def _globals(table: symtable.SymbolTable, used: dict[str, None], defined: set[str]) -> None:
+    """Global names that a scope and those within it use and define; a parameter of the same name is neither."""
+    top = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if top or symbol.is_global():
+            if symbol.is_referenced():
+                used[symbol.get_name()] = None
+            if symbol.is_assigned() or symbol.is_imported():
+                defined.add(symbol.get_name())
+    for child in table.get_children():
+        _globals(child, used, defined)
 
 
 def close(actual: Any, expected: Any, tolerance: float) -> bool:
