@@ -60,7 +60,7 @@ def test_a_loss_that_is_nan(world: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(command) == 1
         line = told(capsys.readouterr().err)
         assert "at step 2" in line or "at update 2" in line
-        assert "Lower the learning rate or look at the data of this step." in line
+        assert "Lower the learning rate or mend this data" in line
         assert manifest()["status"] == "failed" and not Path("runs/mine/M0").exists()
         assert files("runs/mine/pretrain/checkpoints") == ["step-00000001"]
     assert main(PRETRAIN) == 2  # what was trained is not thrown away unasked

@@ -104,12 +104,12 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
 
 
 def test_a_rollout_without_finite_rewards_stops_the_stage_or_is_skipped(tmp_path: Path, parents: Path) -> None:
-    """R's weights are broken, so every rollout is: going on with `skip` leaves M1's weights as they were."""
+    """R's scores overflow, so every rollout is broken: going on with `skip` leaves M1's weights as they were."""
     broken = tmp_path / "parents"
     shutil.copytree(parents, broken)
     reward = RewardModel.load(broken / "R")
     with torch.no_grad():
-        reward.scorer.score.weight[0, 0] = float("nan")
+        reward.scorer.score.weight.fill_(3e38)
     reward.save(broken / "R")
     with pytest.raises(
         StageFailed, match=r"rl: a reward .* not finite at step 1, on \S+, .*There is no checkpoint yet"
