@@ -34,7 +34,7 @@ class SFTConfig(TrainConfig):
 
     path: str = ""
     """File of examples (prompt/response, instruction or messages); empty takes solutions of the built-in tasks."""
-    tasks: int = Field(default=7500, ge=1, le=MOST)
+    tasks: int = Field(default=8500, ge=1, le=MOST)
     """Built-in tasks to learn from, when no file is given."""
     parent: str = ""
     """Model directory to start from; empty takes this run's M0."""
