@@ -43,7 +43,7 @@ class EvaluateConfig(Config):
     """Of sampling."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on an answer, in tokens."""
-    utility_prompts: int = Field(default=200, ge=2)
+    utility_prompts: int = Field(default=100, ge=2)
     """Prompts, of the same tasks, on whose answers L_R and Ω are measured; all answers of each count."""
     seq_len: int = Field(default=128, ge=2)
     """Tokens a row of held-out documents."""

@@ -16,6 +16,7 @@ from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Scorer
+from trivium.optim import OptimConfig
 from trivium.records import Task
 from trivium.rewards import RewardModel
 from trivium.rl import ALGORITHMS
@@ -46,9 +47,9 @@ class RLConfig(LoopConfig):
     """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
     rounds: int = Field(default=2, ge=1, le=1000)
     """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
-    steps: int = Field(default=16, ge=1)
+    steps: int = Field(default=10, ge=1)
     """Rollouts a round."""
-    prompts_per_step: int = Field(default=48, ge=1, le=MOST)
+    prompts_per_step: int = Field(default=96, ge=1, le=MOST)
     """Prompts of a rollout."""
     samples_per_prompt: int = Field(default=4, ge=1, le=MOST)
     """Responses a prompt."""
@@ -58,7 +59,11 @@ class RLConfig(LoopConfig):
     """Of the policy everywhere: sampler, old, new and reference."""
     tasks: TaskConfig = TaskConfig(count=5_000)
     """Prompts to draw from."""
-    learner: LearnerConfig = LearnerConfig(alpha=10.0, minibatches=4)
+    learner: LearnerConfig = LearnerConfig(
+        alpha=1.0,
+        gamma=0.2,
+        optim=OptimConfig(lr=5e-5, vector_lr=2e-2, eps=1e-5, warmup_steps=5, decay_fraction=1.0),
+    )
     """The update."""
     sft_rows: int = Field(default=12, ge=1, le=MOST)
     """Packed rows of fine-tuning data in each update, when alpha > 0 (PPO-ptx)."""
@@ -66,7 +71,7 @@ class RLConfig(LoopConfig):
     """PPO's own switches."""
     gold_responses: int = Field(default=32, ge=0)
     """Responses of each rollout whose tests are run, to compare proxy and gold; they never enter the reward."""
-    eval_every: int = Field(default=16, ge=1)
+    eval_every: int = Field(default=10, ge=1)
     """Steps between measurements of U on held-out prompts."""
     eval_tasks: int = Field(default=64, ge=2)
     """Held-out prompts of them, one response each."""
