@@ -64,6 +64,10 @@ def test_own_data_from_corpus_to_m2(own: Path, capsys: pytest.CaptureFixture[str
     assert result["collect"]["prompts"] == 26
     assert result["reward"]["pairs_train"] + result["reward"]["pairs_heldout"] == 24 + 1 + 2
     assert "collect-2" not in result
+    figures = json.loads((run / "R/rm.json").read_text())
+    probes = {name: each["n"] for name, each in figures["probes"].items()}
+    assert {"shuffled", "truncated", "empty", "prompt_swapped"} <= set(probes) and min(probes.values()) > 0
+    assert sum(each["pairs"] for each in figures["sources"].values()) == figures["pairs_heldout"]
     answered = [json.loads(line) for line in (run / "evaluate/samples/counts.jsonl").read_text().splitlines()]
     assert {row["task_id"] for row in answered} == {"square", "add"}
     assert {row["model"] for row in answered} == {"M0", "M1", "M2"}
@@ -77,6 +81,10 @@ def test_own_data_from_corpus_to_m2(own: Path, capsys: pytest.CaptureFixture[str
     assert main(["doctor", "my.toml"]) == 0
     assert main(["doctor", "data", "my-data/answers.jsonl", "--model", str(run / "M1")]) == 0
     assert main(["report", str(run)]) == 0
+
+    strict = ["--reward.gate_on_probes", "true", "--reward.probe_floor", "1", "--force"]
+    assert main(["reward", "my.toml", *TINY, *strict]) == 1
+    assert "R prefers good answers to damaged copies too rarely (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,15 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
         ("Brier score", decimal(figures.get("brier"))),
         ("accuracy of “the longer one wins”", percent(length.get("longer_wins_accuracy"))),
         ("correlation of score and length", decimal(length.get("corr"), 2)),
+        *(
+            (f"prefers a good answer to the same one {name.replace('_', ' ')}", percent(mapping(each).get("accuracy")))
+            for name, each in mapping(figures.get("probes")).items()
+        ),
+        *(
+            (f"accuracy on pairs of source {name}", percent(mapping(each).get("accuracy")))
+            for name, each in mapping(figures.get("sources")).items()
+            if len(mapping(figures.get("sources"))) > 1
+        ),
         ("mean of raw scores on M1's answers, frozen", decimal(figures.get("mean"))),
         ("standard deviation of the same", decimal(figures.get("std"))),
     ]

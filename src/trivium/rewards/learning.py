@@ -29,6 +29,8 @@ class RankedTokens:
     """1 for passing or chosen, 0 for failing or rejected; NaN where unknown."""
     name: str = ""
     """For messages."""
+    source: str = ""
+    """Who judged."""
 
 
 class RewardLossConfig(Config):

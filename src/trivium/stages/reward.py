@@ -12,6 +12,7 @@ from trivium.base.config import MOST
 from trivium.base.errors import DataError, StageFailed
 from trivium.base.seeding import derive_seed, python_rng
 from trivium.evaluation.intervals import share_interval
+from trivium.evaluation.probes import probe_reward_model
 from trivium.model import Scorer
 from trivium.objectives.preference import brier_score, calibration_error, correlation
 from trivium.optim import OptimConfig, Optimizer
@@ -55,10 +56,18 @@ class RewardConfig(TrainConfig):
     """Cap on those samples, in tokens."""
     tasks: TaskConfig = TaskConfig(count=256)
     """Prompts of those samples."""
+    probe_floor: float = Field(default=0.6, ge=0, le=1)
+    """Share of good answers that must score above a damaged copy of themselves, in each probe."""
+    gate_on_probes: bool = False
+    """Fail where a probe lies below that; otherwise it is a warning."""
     allow_chance: bool = False
     """Hand on an R whose held-out accuracy is not above chance; otherwise the stage fails."""
 
-    adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"allow_chance"}
+    adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"allow_chance", "probe_floor", "gate_on_probes"}
+
+
+MOST_PROBED = 500
+"""Answers of a probe."""
 
 
 def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int) -> tuple[list[RankedTokens], int]:
@@ -83,7 +92,9 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
                 continue
             prompt = prompt[:1] + prompt[len(prompt) - room + 1 :]
         outcomes = [math.nan if label is None else float(label) for label in group.labels]
-        result.append(RankedTokens(prompt, completions, list(group.tiers), outcomes, f"prompt {group.id}"))
+        result.append(
+            RankedTokens(prompt, completions, list(group.tiers), outcomes, f"prompt {group.id}", group.source)
+        )
     return result, cut
 
 
@@ -119,6 +130,7 @@ def heldout_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: in
     gap = torch.where(flip, low - high, high - low)
     probability, outcome = torch.sigmoid(gap), (~flip).float()
     unequal = [value > 0 for value in shorter if value]
+    sources = [groups[index].source for index in clusters]
     return {
         "accuracy": interval.value,
         "accuracy_ci": interval.bounds,
@@ -131,7 +143,25 @@ def heldout_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: in
             "corr": correlation(torch.tensor(scores), torch.tensor(lengths).float()).item(),
         },
         "pairs_heldout": len(high),
+        "sources": {name: _source_figures(name, sources, right, clusters) for name in sorted(set(sources))},
     }
+
+
+def _source_figures(name: str, sources: list[str], right: list[float], clusters: list[int]) -> dict[str, Any]:
+    rows = [index for index, source in enumerate(sources) if source == name]
+    interval = share_interval([right[index] for index in rows], [clusters[index] for index in rows])
+    return {"accuracy": interval.value, "accuracy_ci": interval.bounds, "pairs": len(rows)}
+
+
+def probe_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, dict[str, Any]]:
+    """Probes on the best answer of each held-out prompt that is not known to fail; at most `MOST_PROBED`."""
+    good = [
+        (group.prompt, ids)
+        for group in groups
+        for ids, tier, outcome in zip(group.completions, group.tiers, group.outcomes, strict=True)
+        if tier == 0 and outcome != 0
+    ][:MOST_PROBED]
+    return probe_reward_model(model, [p for p, _ in good], [ids for _, ids in good], seed) if good else {}
 
 
 def _calibration(probability: torch.Tensor, outcome: torch.Tensor, bins: int = 15) -> list[dict[str, float]]:
@@ -161,8 +191,15 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)
         figures = heldout_figures(model, held, context.seed) if held else {}
         pairs = sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train)
-        model.figures = figures | {"pairs_train": pairs, "prompts_train": len(train), "prompts_heldout": len(held)}
+        probes = probe_figures(model, held, context.seed)
+        model.figures = figures | {
+            "probes": probes,
+            "pairs_train": pairs,
+            "prompts_train": len(train),
+            "prompts_heldout": len(held),
+        }
         _gate(config, stage, figures)
+        _gate_probes(config, stage, probes)
         _normalise(context, config, model, base)
         model.save(artifact)
         return model.figures | {"mean": model.mean, "std": model.std}, [artifact]
@@ -256,6 +293,21 @@ def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> Non
     if not config.allow_chance:
         Checkpointer(stage.checkpoints).clear()  # with more comparisons it will be another reward model
         raise StageFailed(f"{stage.name}: {problem}. Collect more pairs, or pass --reward.allow_chance true.")
+    note(stage, problem)
+
+
+def _gate_probes(config: RewardConfig, stage: StageDir, probes: dict[str, dict[str, Any]]) -> None:
+    weak = {name: each["accuracy"] for name, each in probes.items() if each["accuracy"] < config.probe_floor}
+    if not weak:
+        return
+    told = ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in weak.items())
+    problem = f"R prefers good answers to damaged copies too rarely ({told}; floor {config.probe_floor})"
+    if config.gate_on_probes:
+        Checkpointer(stage.checkpoints).clear()
+        raise StageFailed(
+            f"{stage.name}: {problem}. Collect more pairs, lower reward.probe_floor, or set "
+            "reward.gate_on_probes = false."
+        )
     note(stage, problem)
 
 

@@ -253,9 +253,10 @@ CASES = [
     ),
     case(
         "an unknown algorithm",
-        "bad.toml:2: rl.algorithm: expected 'ppo', got 'dpo'.",
+        "bad.toml:2: rl.algorithm: expected 'ppo', 'rloo', 'grpo', 'dr_grpo', 'dapo', 'reinforce', 'gspo' or "
+        "'cispo', got 'gropo'.",
         RUN,
-        setting('[rl]\nalgorithm = "dpo"\n'),
+        setting('[rl]\nalgorithm = "gropo"\n'),
     ),
     case(
         "an unknown judge",
