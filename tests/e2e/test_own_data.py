@@ -66,7 +66,7 @@ def test_own_data_from_corpus_to_m2(own: Path, capsys: pytest.CaptureFixture[str
     assert "collect-2" not in result
     figures = json.loads((run / "R/rm.json").read_text())
     probes = {name: each["n"] for name, each in figures["probes"].items()}
-    assert {"shuffled", "truncated", "empty", "prompt_swapped"} <= set(probes) and min(probes.values()) > 0
+    assert {"shuffled", "truncated", "empty"} <= set(probes) and min(probes.values()) > 0
     assert sum(each["pairs"] for each in figures["sources"].values()) == figures["pairs_heldout"]
     answered = [json.loads(line) for line in (run / "evaluate/samples/counts.jsonl").read_text().splitlines()]
     assert {row["task_id"] for row in answered} == {"square", "add"}
