@@ -17,6 +17,9 @@ from trivium.preferences.agreement import (
     krippendorff_alpha,
     raw_agreement,
 )
+from trivium.preferences.judgement import Judgement, Sample
+from trivium.preferences.statistics import agreement_stats
+from trivium.preferences.store import PreferenceStore
 
 # Krippendorff (2011): four coders, twelve units, 0 for a missing label.
 TABLE = """
@@ -123,3 +126,29 @@ def test_one_who_never_lost_stays_finite() -> None:
     assert found["a"].value == -found["b"].value and 1 < found["a"].value < 10
     assert found["a"].bounds[0] < found["a"].value < found["a"].bounds[1]
     assert davidson_strengths({}) == {}
+
+
+def test_a_store_tells_how_far_its_annotators_agree() -> None:
+    """Two people on 30 pairs, the order of the answers as each saw it: they differ on every third."""
+    with PreferenceStore(":memory:") as store:
+        for number in range(30):
+            texts = [f"return {number}", f"return {number} + 1"]
+            said = {"ann": number % 2, "bob": (number + (number % 3 == 0)) % 2}
+            for annotator, best in said.items():
+                shown = texts if annotator == "ann" else texts[::-1]
+                samples = tuple(Sample(text=text) for text in shown)
+                winner = shown.index(texts[best])
+                store.add_judgement(
+                    Judgement(
+                        prompt=f"task {number}", completions=samples, ranking=((winner,), (1 - winner,)),
+                        annotator=annotator, source="human",
+                    )
+                )  # fmt: skip
+        found = agreement_stats(store)
+    first = [number % 2 for number in range(30)]
+    second = [(number + (number % 3 == 0)) % 2 for number in range(30)]
+    assert found["raw"]["value"] == pytest.approx(2 / 3) and found["raw"]["n"] == 30 and not found["raw"]["few"]
+    assert found["raw"]["bounds"][0] < 2 / 3 < found["raw"]["bounds"][1]
+    assert found["cohen_kappa"]["value"] == pytest.approx(cohen_kappa(first, second))
+    units = [list(pair) for pair in zip(first, second, strict=True)]
+    assert found["krippendorff_alpha"]["value"] == pytest.approx(krippendorff_alpha(units))
