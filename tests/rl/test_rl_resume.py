@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.errors import DataError, Interrupted, StageFailed
 from trivium.base.recipe import load_config
 from trivium.model import Decoder, Scorer, load_model, save_model
+from trivium.preferences.judgement import Judgement, Sample
+from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
@@ -118,6 +120,44 @@ def test_every_algorithm_runs_as_a_stage(tmp_path: Path, parents: Path, algorith
     assert ("explained_variance" in row) == (algorithm == "ppo")
     before, after = (load_model(folder).state_dict() for folder in (parents / "M1", tmp_path / "run/M2"))
     assert not all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def collect_comparisons(run: RunDir, count: int) -> None:
+    """What a round's collection leaves: judged answers in the store, and its rows on disk."""
+    judged = [
+        Judgement(
+            prompt=f"Write f{index}.",
+            completions=(Sample(text="def f(): return 1", round=0), Sample(text="def f(): pass", round=0)),
+            ranking=((0,), (1,)),
+            split="train",
+        )
+        for index in range(count)
+    ]
+    with PreferenceStore(run.preferences_path) as store:
+        store.add_judgements(judged)
+    folder = run.stage("collect").samples
+    folder.mkdir(parents=True)
+    (folder / "preferences.jsonl").write_text("".join(f"{index}\n" for index in range(count)))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "ipo"])
+def test_the_offline_route_runs_as_a_stage(tmp_path: Path, parents: Path, algorithm: str) -> None:
+    run = RunDir(tmp_path / "run")
+    collect_comparisons(run, 5)
+    result = run_stage(run.path, parents, algorithm=algorithm, steps=3, eval_every=3, sft_rows=1)
+    rows = logged(run.path)
+    assert result["algorithm"] == algorithm and result["departures"]
+    assert rows[0]["dpo/reward_margin"] < rows[-1]["dpo/reward_margin"] and math.isfinite(rows[-1]["utility/total"])
+    assert rows[0]["dpo/beta"] == pytest.approx(CONFIG.learner.gamma * 1.5)  # γ·s/β
+    assert "reward/mean" not in rows[0] and "loss/sft" in rows[0]
+    before, after = (load_model(folder).state_dict() for folder in (parents / "M1", run.artifact("M2")))
+    assert not all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_offline_route_without_comparisons_says_so(tmp_path: Path, parents: Path) -> None:
+    collect_comparisons(RunDir(tmp_path / "run"), 0)
+    with pytest.raises(DataError, match="no comparison to learn from"):
+        run_stage(tmp_path / "run", parents, algorithm="dpo")
 
 
 def test_the_exact_recipe_departs_from_u_in_nothing() -> None:

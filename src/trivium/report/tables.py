@@ -33,6 +33,8 @@ ALGORITHM_NAMES = {
     "reinforce": "REINFORCE++",
     "gspo": "GSPO",
     "cispo": "CISPO",
+    "dpo": "DPO",
+    "ipo": "IPO",
 }
 """As their papers write them."""
 

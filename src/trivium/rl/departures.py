@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trivium.rl.dpo import DPOConfig
 from trivium.rl.learner import LearnerConfig
 from trivium.rl.ppo import PPOConfig
 
@@ -15,6 +16,8 @@ def departures(algorithm: str, switches: Any, learner: LearnerConfig) -> list[st
         learner: what all algorithms share.
     """
     found = []
+    if isinstance(switches, DPOConfig):
+        return [f"{algorithm}: comparisons that were drawn before, in place of the policy's own answers"]
     if isinstance(switches, PPOConfig):
         if switches.gae_lambda < 1:
             found.append(f"gae_lambda {switches.gae_lambda}: advantages lean on the critic")

@@ -185,7 +185,7 @@ class Learner:
         for epoch in range(self.config.epochs):
             order = sorted(members)
             python_rng(self.seed, "minibatches", step, epoch).shuffle(order)
-            for part in _split(order, self.config.minibatches):
+            for part in split(order, self.config.minibatches):
                 chosen = [index for prompt in part for index in members[prompt]]
                 metrics: dict[str, float] = {}
                 if step >= self.config.critic_warmup:
@@ -199,8 +199,8 @@ class Learner:
                     sums[key] = max(sums.get(key, 0.0), value) if key.endswith("max") else sums.get(key, 0.0) + value
                 limit = self.config.max_approx_kl
                 if limit is not None and metrics.get("approx_kl", 0.0) > limit:
-                    return _averages(sums, done) | {"stopped_early": 1.0}
-        return _averages(sums, done)
+                    return averages(sums, done) | {"stopped_early": 1.0}
+        return averages(sums, done)
 
     def _policy_step(
         self,
@@ -212,7 +212,7 @@ class Learner:
     ) -> dict[str, float]:
         try:
             metrics = self._policy_gradient(rollout, chosen, sigma, sft_batches)
-            return metrics | _named("policy", self.optimizer.step(self.updates))
+            return metrics | named("policy", self.optimizer.step(self.updates))
         except NumericalFault as fault:
             return self._leave_out(self.optimizer, "policy", fault, chosen, on_fault)
 
@@ -256,7 +256,7 @@ class Learner:
                 )
                 objective = objective + self.controller.gamma * penalty.loss_sum
                 metrics["loss/kl"] = metrics.get("loss/kl", 0.0) + penalty.loss_sum.item() / count
-            _finite(objective)
+            finite(objective)
             (objective / count).backward()
             share = int(mask[rows].sum()) / tokens
             metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / count
@@ -265,7 +265,15 @@ class Learner:
                 old = metrics.get(name, 0.0)
                 metrics[name] = max(old, value.item()) if name.endswith("max") else old + share * value.item()
         if config.alpha > 0:
-            metrics |= self._sft_term(sigma, len(chosen), tokens, width, sft_batches)
+            weight = effective_alpha(
+                config.alpha,
+                sigma=sigma,
+                aggregate=self.algorithm.aggregate,
+                n=len(chosen),
+                l_max=width,
+                token_count=tokens,
+            )
+            metrics |= sft_gradient(self.policy, weight, self.updates, sft_batches)
         return metrics
 
     def _count(self, sequences: int, tokens: int, width: int) -> float:
@@ -273,36 +281,12 @@ class Learner:
             self.algorithm.aggregate
         ]
 
-    def _sft_term(
-        self,
-        sigma: float,
-        sequences: int,
-        tokens: int,
-        width: int,
-        sft_batches: Callable[[int], Batch] | None,
-    ) -> dict[str, float]:
-        assert sft_batches is not None, "alpha > 0 needs fine-tuning data"
-        weight = effective_alpha(
-            self.config.alpha,
-            sigma=sigma,
-            aggregate=self.algorithm.aggregate,
-            n=sequences,
-            l_max=width,
-            token_count=tokens,
-        )
-        batch = sft_batches(self.updates).to(self.policy.device)
-        hidden = self.policy.hidden(batch.ids, batch.positions)
-        loss = linear_lm_loss(hidden, self.policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
-        _finite(loss.mean)
-        (weight * loss.mean).backward()
-        return {"loss/sft": loss.mean.item(), "alpha/effective": weight}
-
     def _critic_step(self, rollout: Rollout, chosen: Sequence[int], on_fault: OnFault | None) -> dict[str, float]:
         if self.critic is None or self.critic_optimizer is None:
             return {}
         try:
             metrics = self._critic_gradient(self.critic, rollout, chosen)
-            return metrics | _named("critic", self.critic_optimizer.step(self.updates))
+            return metrics | named("critic", self.critic_optimizer.step(self.updates))
         except NumericalFault as fault:
             return self._leave_out(self.critic_optimizer, "critic", fault, chosen, on_fault)
 
@@ -317,7 +301,7 @@ class Learner:
             loss = self.algorithm.value_loss(
                 values, rollout.values[rows].to(device), rollout.returns[rows].to(device), mask[rows].to(device)
             )
-            _finite(loss.loss_sum)
+            finite(loss.loss_sum)
             (loss.loss_sum / tokens).backward()
             share = int(mask[rows].sum()) / tokens
             metrics["loss/value"] = metrics.get("loss/value", 0.0) + loss.loss_sum.item() / tokens
@@ -326,20 +310,41 @@ class Learner:
         return metrics
 
 
-def _split(order: list[int], parts: int) -> Iterator[list[int]]:
+def sft_gradient(
+    policy: Decoder, weight: float, update: int, sft_batches: Callable[[int], Batch] | None
+) -> dict[str, float]:
+    """Add weight × the gradient of the fine-tuning loss on the update's batch (PPO-ptx).
+
+    Raises:
+        NumericalFault: the loss is not finite.
+    """
+    assert sft_batches is not None, "alpha > 0 needs fine-tuning data"
+    batch = sft_batches(update).to(policy.device)
+    hidden = policy.hidden(batch.ids, batch.positions)
+    loss = linear_lm_loss(hidden, policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+    finite(loss.mean)
+    (weight * loss.mean).backward()
+    return {"loss/sft": loss.mean.item(), "alpha/effective": weight}
+
+
+def split(order: list[int], parts: int) -> Iterator[list[int]]:
+    """Minibatches of nearly equal size; never an empty one."""
     parts = min(parts, len(order))
     for part in range(parts):
         yield order[part * len(order) // parts : (part + 1) * len(order) // parts]
 
 
-def _averages(sums: dict[str, float], count: int) -> dict[str, float]:
+def averages(sums: dict[str, float], count: int) -> dict[str, float]:
+    """Means over the updates of a step, largest values as they are."""
     return {key: value if key.endswith(("max", "first_deviation")) else value / count for key, value in sums.items()}
 
 
-def _named(network: str, figures: dict[str, float]) -> dict[str, float]:
+def named(network: str, figures: dict[str, float]) -> dict[str, float]:
+    """Figures under the name of the network they are of."""
     return {f"{network}/{key}": value for key, value in figures.items()}
 
 
-def _finite(loss: Tensor) -> None:
+def finite(loss: Tensor) -> None:
+    """Raise `NumericalFault` for a loss that is no number."""
     if not math.isfinite(loss.item()):
         raise NumericalFault(f"the loss is {loss.item()}")

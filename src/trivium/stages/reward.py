@@ -204,13 +204,14 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         model.save(artifact)
         return model.figures | {"mean": model.mean, "std": model.std}, [artifact]
 
-    inputs: dict[str, Path | str] = {"M1": base, "comparisons": _collection(context, round)}
+    inputs: dict[str, Path | str] = {"M1": base, "comparisons": collected(context, round)}
     if previous is not None:
         inputs["previous"] = previous
     return perform(context, name, __name__, config, inputs=inputs, parents=["M1"], body=body)
 
 
-def _collection(context: Context, round: int) -> Path:
+def collected(context: Context, round: int) -> Path:
+    """What the round's collection left: the comparisons in the order of the store."""
     name = "collect" if round == 0 else f"collect-{round + 1}"
     return context.run.stage(name).samples / "preferences.jsonl"
 

@@ -3,122 +3,43 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from trivium.base.config import MOST
-from trivium.base.errors import NumericalFault, StageFailed
+from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import say
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Scorer
-from trivium.optim import OptimConfig
+from trivium.objectives.preference import dpo_beta
+from trivium.preferences.pairs import ranked_from_store
+from trivium.preferences.store import PreferenceStore
 from trivium.records import Task
 from trivium.rewards import RewardModel
 from trivium.rl import ALGORITHMS
 from trivium.rl.checks import check_first_update, check_reference, check_responses, check_whitening, weights_print
-from trivium.rl.cispo import CISPOConfig
-from trivium.rl.dapo import DAPOConfig
 from trivium.rl.departures import departures
-from trivium.rl.dr_grpo import DrGRPOConfig
-from trivium.rl.grpo import GRPOConfig
-from trivium.rl.gspo import GSPOConfig
-from trivium.rl.learner import Learner, LearnerConfig
-from trivium.rl.ppo import PPOConfig
-from trivium.rl.reinforce import ReinforceConfig
-from trivium.rl.rloo import RLOOConfig
+from trivium.rl.dpo import DPOLearner, draw_pairs
+from trivium.rl.learner import Learner
 from trivium.rl.rollout import Rollout, sample_rollout
 from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.artifacts import save_artifact
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import encode_prompt
+from trivium.stages.reward import collected, tokenise
+from trivium.stages.rl_config import RLConfig
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
-from trivium.stages.tasks import TaskConfig
 from trivium.tasks.check import check_completions
 from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
-from trivium.training import Loop, LoopConfig
+from trivium.training import Loop
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
-
-
-class RLConfig(LoopConfig):
-    """How M2 is trained."""
-
-    algorithm: Literal["ppo", "rloo", "grpo", "dr_grpo", "dapo", "reinforce", "gspo", "cispo"] = "ppo"
-    """The algorithm; its switches are in the section of its name. Only `ppo` has a critic."""
-    reward: Literal["model", "execution"] = "model"
-    """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
-    rounds: int = Field(default=2, ge=1, le=1000)
-    """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
-    steps: int = Field(default=10, ge=1)
-    """Rollouts a round."""
-    prompts_per_step: int = Field(default=96, ge=1, le=MOST)
-    """Prompts of a rollout."""
-    samples_per_prompt: int = Field(default=4, ge=1, le=MOST)
-    """Responses a prompt."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Cap on a response, in tokens."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the policy everywhere: sampler, old, new and reference."""
-    tasks: TaskConfig = TaskConfig(count=5_000)
-    """Prompts to draw from."""
-    learner: LearnerConfig = LearnerConfig(
-        alpha=1.0,
-        gamma=0.2,
-        optim=OptimConfig(lr=5e-5, vector_lr=2e-2, eps=1e-5, warmup_steps=5, decay_fraction=1.0),
-    )
-    """The update."""
-    sft_rows: int = Field(default=12, ge=1, le=MOST)
-    """Packed rows of fine-tuning data in each update, when alpha > 0 (PPO-ptx)."""
-    ppo: PPOConfig = PPOConfig()
-    """Proximal policy optimisation, with a critic."""
-    rloo: RLOOConfig = RLOOConfig()
-    """Leave-one-out baseline."""
-    grpo: GRPOConfig = GRPOConfig()
-    """Group-relative advantages."""
-    dr_grpo: DrGRPOConfig = DrGRPOConfig()
-    """GRPO without its divisors."""
-    dapo: DAPOConfig = DAPOConfig()
-    """DAPO's parts."""
-    reinforce: ReinforceConfig = ReinforceConfig()
-    """REINFORCE++."""
-    gspo: GSPOConfig = GSPOConfig()
-    """One ratio a response."""
-    cispo: CISPOConfig = CISPOConfig()
-    """Clipped weights, whole gradients."""
-    gold_responses: int = Field(default=32, ge=0)
-    """Responses of each rollout whose tests are run, to compare proxy and gold; they never enter the reward."""
-    eval_every: int = Field(default=10, ge=1)
-    """Steps between measurements of U on held-out prompts."""
-    eval_tasks: int = Field(default=64, ge=2)
-    """Held-out prompts of them, one response each."""
-    keep: Literal["last", "lowest_u"] = "last"
-    """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
-    max_kl: float | None = Field(default=None, gt=0)
-    """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
-    checkpoint_every: int = Field(default=8, ge=1)
-    """Steps between checkpoints."""
-
-    @model_validator(mode="after")
-    def _minibatches_are_filled(self) -> "RLConfig":
-        responses = self.prompts_per_step * self.samples_per_prompt
-        if self.learner.minibatches > responses:
-            raise ValueError(
-                f"learner.minibatches = {self.learner.minibatches} exceeds the {responses} responses of a step "
-                "(prompts_per_step × samples_per_prompt). Lower it"
-            )
-        if self.samples_per_prompt < 2 and self.algorithm not in ("ppo", "reinforce"):
-            raise ValueError(
-                f"samples_per_prompt = 1 leaves {self.algorithm} nothing to compare a response with. Set it to 2"
-            )
-        return self
 
 
 def run(
@@ -137,7 +58,7 @@ def run(
     base = context.run.artifact("M1")
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
-        inexact = departures(config.algorithm, getattr(config, config.algorithm), config.learner)
+        inexact = departures(config.algorithm, config.switches, config.learner)
         say(f"{name}: the update is -∇U" + (f" but for: {'; '.join(inexact)}" if inexact else " in expectation"))
         with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
             session = _Session(context, config, sft, stage, metrics, sandbox, round, policy, reward, base)
@@ -147,6 +68,8 @@ def run(
 
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
     inputs |= {"sft": sft.model_dump_json()}
+    if config.offline:
+        inputs |= {"comparisons": collected(context, round)}
     return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], body=body)
 
 
@@ -175,12 +98,7 @@ class _Session:
         self.reward.scorer.to(context.device).compute_dtype = context.dtype
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
-        algorithm = ALGORITHMS[config.algorithm](getattr(config, config.algorithm))
-        critic = self._critic() if algorithm.needs_critic else None
-        updates = config.steps * config.learner.epochs * config.learner.minibatches
-        self.learner = Learner(
-            self.policy, self.reference, critic, algorithm, config.learner, updates, seed=context.seed + round
-        )
+        self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
             context.seed, "rl-eval", "heldout"
@@ -192,6 +110,58 @@ class _Session:
         )
         self.state: dict[str, Any] = {}
         self.best: dict[str, Tensor] = {}
+
+    @property
+    def _updates(self) -> int:
+        return self.config.steps * self.config.learner.epochs * self.config.learner.minibatches
+
+    def _learner(self) -> Learner:
+        config = self.config
+        algorithm = ALGORITHMS[config.algorithm](config.switches)
+        critic = self._critic() if algorithm.needs_critic else None
+        seed = self.context.seed + self.round
+        return Learner(self.policy, self.reference, critic, algorithm, config.learner, self._updates, seed)
+
+    def _offline_learner(self) -> DPOLearner:
+        config, learner = self.config, self.config.learner
+        if config.dpo.beta is None and not learner.gamma * learner.beta > 0:
+            raise ConfigError(
+                f"rl.dpo.beta is unset and rl.learner.gamma = {learner.gamma}, beta = {learner.beta} give none. Set it."
+            )
+        beta = config.dpo.beta or dpo_beta(learner.gamma, learner.beta, self.reward.std)
+        kind = "ipo" if config.algorithm == "ipo" else "sigmoid"
+        with PreferenceStore(self.context.run.preferences_path, create=False) as store:
+            ranked = [
+                group for each in range(self.round + 1) for group in ranked_from_store(store, "train", round=each)
+            ]
+        self.groups, cut = tokenise(ranked, self.tokenizer, self.policy.config.max_seq_len)
+        if not draw_pairs(self.groups, 1, 0, 0):
+            raise DataError("there is no comparison to learn from: no prompt has a better and a worse answer.")
+        if cut:
+            note(self.stage, f"{cut} of {len(ranked)} prompts were longer than the model's context and were cut")
+        return DPOLearner(
+            self.policy,
+            self.reference,
+            config.dpo,
+            kind,
+            learner,
+            beta,
+            self._updates,
+            self.context.seed + self.round,
+            config.temperature,
+        )
+
+    def _learn_offline(self, learner: DPOLearner, step: int) -> dict[str, float]:
+        """One step's comparisons and their updates."""
+        pairs = draw_pairs(self.groups, self.config.prompts_per_step, self.context.seed + self.round, step)
+
+        def fault(what: str, rows: Iterable[int]) -> None:
+            self.loop.faults.meet(self.loop.offset + step + 1, what, [pairs[row].name for row in rows])
+
+        values = learner.update(pairs, step, self.sft.batch, fault)
+        if "policy/skipped" not in values:
+            self.loop.faults.good()
+        return values
 
     def _critic(self) -> Scorer:
         """A copy of R with its normalisation folded into the head, so that it starts as a value estimate.
@@ -241,8 +211,11 @@ class _Session:
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One rollout, its updates and its row of metrics; whether the policy has gone far enough."""
-        config, done = self.config, number + 1
-        values = self._learn(number) | {"round": self.round}
+        config, done, learner = self.config, number + 1, self.learner
+        values = (
+            self._learn_offline(learner, number) if isinstance(learner, DPOLearner) else self._learn(learner, number)
+        )
+        values["round"] = self.round
         kl = values.get("kl/sequence", 0.0)
         ended = config.max_kl is not None and kl > config.max_kl
         if done % config.eval_every == 0 or done == config.steps or ended:
@@ -256,7 +229,7 @@ class _Session:
     def _responses(self) -> int:
         return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
 
-    def _learn(self, step: int) -> dict[str, float]:
+    def _learn(self, learner: Learner, step: int) -> dict[str, float]:
         config, seed = self.config, self.context.seed
         overall = self.round * config.steps + step
         first = overall * config.prompts_per_step
@@ -278,14 +251,14 @@ class _Session:
             self.loop.faults.meet(overall + 1, what, [tasks[rollout.prompt_of[index]].id for index in responses])
 
         try:
-            values |= self.learner.prepare(rollout)
+            values |= learner.prepare(rollout)
         except NumericalFault as error:
             fault(error.what, range(len(rollout.responses)))
             return values | {"skipped": 1.0}
         check_responses(rollout, self.tokenizer.eos_id, self.policy.config.vocab_size)
         if config.algorithm == "reinforce" or (config.algorithm == "ppo" and config.ppo.whiten):
             check_whitening(rollout, values["sigma"])
-        values |= self.learner.update(rollout, overall, values["sigma"], self.sft.batch, fault)
+        values |= learner.update(rollout, overall, values["sigma"], self.sft.batch, fault)
         if "policy/skipped" not in values:
             self.loop.faults.good()
         if step == 0 and self.config.learner.importance == "none":

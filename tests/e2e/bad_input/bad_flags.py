@@ -351,7 +351,7 @@ CASES = [
     ),
     case(
         "doctor on a misspelt subject",
-        "modle: no such recipe file. Built in are: quickstart.",
+        "modle: no such recipe file. Built in are: quickstart/exact, quickstart.",
         "doctor modle runs/mine/M0",
     ),
     case(

@@ -18,7 +18,11 @@ CASES = [
     case(
         "a near miss of a built-in recipe", "quikstart: no such recipe file. Did you mean quickstart?", "run quikstart"
     ),
-    case("neither a file nor a name", "nothing: no such recipe file. Built in are: quickstart.", "run nothing"),
+    case(
+        "neither a file nor a name",
+        "nothing: no such recipe file. Built in are: quickstart/exact, quickstart.",
+        "run nothing",
+    ),
     case("a folder in its place", "bad.toml is a folder, expected a file. Name a file in it.", RUN, folder("bad.toml")),
     case(
         "a link that leads nowhere",
@@ -253,8 +257,8 @@ CASES = [
     ),
     case(
         "an unknown algorithm",
-        "bad.toml:2: rl.algorithm: expected 'ppo', 'rloo', 'grpo', 'dr_grpo', 'dapo', 'reinforce', 'gspo' or "
-        "'cispo', got 'gropo'.",
+        "bad.toml:2: rl.algorithm: expected 'ppo', 'rloo', 'grpo', 'dr_grpo', 'dapo', 'reinforce', 'gspo', "
+        "'cispo', 'dpo' or 'ipo', got 'gropo'.",
         RUN,
         setting('[rl]\nalgorithm = "gropo"\n'),
     ),
