@@ -269,7 +269,7 @@ def test_other_files_and_newer_versions_are_refused_in_one_line(tmp_path):
 def test_locked_file_is_told_apart_from_a_broken_one(store, tmp_path):
     with sqlite3.connect(tmp_path / "preferences.db", isolation_level=None) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        store._db.execute("PRAGMA busy_timeout = 50")
+        store.db.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(RunDirError, match="in use by another process"):
             store.add_prompt("p")
         raw.execute("ROLLBACK")
@@ -290,7 +290,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_undoes_the_transaction(tmp_pa
     """SQLite's own limit on the file's size stands for the disk's; the command line tells it as any full disk."""
     with PreferenceStore(tmp_path / "a.db") as store:
         name = store.add_prompt("x = ")
-        store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0] + 2}")
+        store.db.execute(f"PRAGMA max_page_count = {store.db.value('PRAGMA page_count') + 2}")
         with pytest.raises(OSError) as caught, store.transaction():
             for index in range(1000):
                 store.add_samples([(name, Sample(text="1" * 500, finish="stop", sample=index))])
