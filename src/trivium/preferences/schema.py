@@ -114,7 +114,7 @@ LABELLING = Migration(
         active INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),
         created TEXT NOT NULL
     );
-    CREATE INDEX comparisons_by_need ON comparisons (judged, priority, place);
+    CREATE INDEX comparisons_by_place ON comparisons (place);
     CREATE TABLE comparison_members (
         comparison TEXT NOT NULL REFERENCES comparisons (id),
         position INTEGER NOT NULL,

@@ -36,6 +36,7 @@ _ACTIVE = """
     NOT EXISTS (SELECT 1 FROM judgements AS newer WHERE newer.supersedes = judgements.id)
     AND EXISTS (SELECT 1 FROM rankings WHERE judgement = judgements.id AND tier IS NOT NULL)
 """
+_JUDGED = "judgements.*, text, messages, split FROM judgements JOIN prompts ON prompts.id = judgements.prompt"
 _CHUNK = 1000
 
 
@@ -258,15 +259,21 @@ class PreferenceStore:
             **{"prompts.split": split, "source": source, "round": round, "annotator": annotator},
             also="" if history else _ACTIVE,
         )
-        rows = self.db.rows(
-            f"""
-            SELECT judgements.*, text, messages, split FROM judgements JOIN prompts ON prompts.id = judgements.prompt
-            {where} ORDER BY text, source, record, judgements.id
-            """,
-            values,
-        )
+        rows = self.db.rows(f"SELECT {_JUDGED} {where} ORDER BY text, source, record, judgements.id", values)
         for row in rows:
             yield self._judgement(row)
+
+    def judgement(self, key: str) -> Judgement:
+        """One judgement by its name, whether in force or not.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        query = f"SELECT {_JUDGED} WHERE judgements.id = ?"
+        row = self.db.row(query, (key,))
+        if row is None:
+            raise DataError(f"{self.path} has no judgement {key!r}.")
+        return self._judgement(row).judgement
 
     def pairs(
         self,
