@@ -6,6 +6,7 @@ from pathlib import Path
 from trivium.base.errors import InputError
 from trivium.cli.arguments import Arguments, check_parent, print_json
 from trivium.cli.invocation import Invocation
+from trivium.cli.label import add_label_action
 
 DEFAULT_STORE = Path("runs/quickstart/preferences.db")
 
@@ -37,7 +38,7 @@ def _parser() -> Arguments:
     out.add_argument("--split", choices=["train", "heldout"], help="one split only")
     out.add_argument("--source", help="judgements of one source only")
     action("stats", _stats, "Count what the store holds")
-    action("label", _label, "Judge answers in the browser")
+    add_label_action(actions)
     return parser
 
 
@@ -103,10 +104,3 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _label(options: argparse.Namespace) -> int:
-    raise InputError(
-        "the labelling page comes with the `label` extra and is not part of this version. "
-        "`trivium prefs import FILE.jsonl` takes judgements made elsewhere."
-    )

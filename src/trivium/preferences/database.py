@@ -36,6 +36,11 @@ def is_url(location: Path | str) -> bool:
     return isinstance(location, str) and location.startswith(("postgresql://", "postgres://"))
 
 
+def shown_location(location: Path | str) -> str:
+    """A location as it may be shown: a URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(location)) if is_url(location) else str(location)
+
+
 def open_database(location: Path | str, *, create: bool = True) -> "Database":
     """Connect to a file, `:memory:` or a `postgresql://` URL.
 
@@ -227,7 +232,7 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str, create: bool) -> None:
         self._driver = psycopg = _postgres_driver()
-        self.name = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+        self.name = shown_location(url)
         try:
             self.connection = psycopg.connect(
                 url, autocommit=True, row_factory=psycopg.rows.dict_row, connect_timeout=10, client_encoding="UTF8"
