@@ -6,10 +6,8 @@ Needs the `label` extra, Playwright and a system Chromium (CHROMIUM names anothe
 import os
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from trivium.preferences.judgement import Sample
 from trivium.preferences.people import add_person
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import Vote
-from trivium.preferences.web.server import listen, make_server
+from trivium.preferences.web.server import background, listen
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ANSWERS = {
@@ -41,7 +39,8 @@ ANSWERS = {
         "    letters = ''.join(filter(str.isalpha, text))\n    return letters.lower() == letters[::-1].lower()\n",
     ),
     'def count_words(text):\n    """Return how often each word of text occurs, as a dict."""\n': (
-        "    counts = {}\n    for word in text.split():\n        counts[word] = counts.get(word, 0) + 1\n    return counts\n",
+        "    counts = {}\n    for word in text.split():\n        counts[word] = counts.get(word, 0) + 1\n"
+        "    return counts\n",
         "    counts = {}\n    for word in text.split():\n        counts[word] = 1\n    return counts\n",
         "    return {word: text.count(word) for word in text.split()}\n",
         "    return dict(zip(text.split(), range(len(text))))\n",
@@ -86,24 +85,16 @@ def demo_store(path: Path, completions: int = 2) -> None:
                 note = "off by one" if number == 20 else ""
                 vote = Vote(choice=choice, note=note, seconds=2.5 + number % 5)
                 desk.vote(person, held.id, vote, f"{person}-request-{number}")
+                ago = datetime.now(UTC) - timedelta(seconds=6 * (votes - number))
+                closed = ago.isoformat(timespec="milliseconds")
+                store.db.execute("UPDATE assignments SET closed = ? WHERE id = ?", (closed, held.id))
 
 
-@contextmanager
-def served(path: Path) -> Iterator[str]:
-    """The link of a page served by a thread of this process."""
+def served(path: Path) -> AbstractContextManager[str]:
+    """The page of a store; the link to open."""
     with PreferenceStore(path) as store:
         listening = listen(store, host="127.0.0.1", port=None, public_url="", owner="ada")
-    server = make_server(str(path), listening)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening.socket]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield listening.url
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+    return background(str(path), listening)
 
 
 def shoot(page: Page, name: str, full: bool = True) -> None:
@@ -146,14 +137,15 @@ def _pages(browser: Any, link: str) -> None:
         page.goto(link)
         state = context.storage_state()
         shoot(page, f"label-{look}")
-        page.keyboard.press("e")
-        page.wait_for_selector(".verdict")
+        if not page.query_selector(".verdict"):
+            page.keyboard.press("e")
+            page.wait_for_selector(".verdict")
         page.keyboard.press("d")
         page.wait_for_selector(".diff")
         shoot(page, f"label-diff-{look}")
         for name in ("history", "stats", "export", "admin"):
             page.goto(link.split("/start")[0] + ("/label/history" if name == "history" else f"/{name}"))
-            shoot(page, f"label-{name}-{look}", full=name != "admin" or look == "narrow")
+            shoot(page, f"label-{name}-{look}", full=name not in ("admin", "history"))
         page.goto(link.split("/start")[0] + "/label")
         page.keyboard.press("?")
         if look == "light":

@@ -72,9 +72,9 @@ def postgres_location(postgres: str) -> Iterator[str]:
 
     schema = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")  # pyright: ignore[reportArgumentType] - a name cannot be a value
+        connection.execute(f"CREATE SCHEMA {schema}".encode())  # a name cannot be a value
         yield f"{postgres}&options={quote(f'-csearch_path={schema}', safe='')}"
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")  # pyright: ignore[reportArgumentType]
+        connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

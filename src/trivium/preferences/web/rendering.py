@@ -82,7 +82,8 @@ def _highlighted(text: str, language: str) -> list[str]:
 
     # Answers continue a prompt: their leading blank lines and indentation belong to them.
     lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
-    return highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")
+    lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")
+    return lines[: text.count("\n") + 1]  # the formatter ends the last line
 
 
 def prompt_parts(prompt: Prompt, language: str) -> list[tuple[str, Code]]:
@@ -112,7 +113,7 @@ def side_by_side(left: str, right: str) -> list[Row]:
 
 
 def _lines(text: str) -> list[str]:
-    return visible(text[:MOST_CHARACTERS]).split("\n")
+    return visible(text[:MOST_CHARACTERS]).removesuffix("\n").split("\n")
 
 
 def _number(index: int | None) -> int | None:

@@ -4,6 +4,10 @@ import ipaddress
 import os
 import re
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,6 +97,22 @@ def make_server(location: str, listening: Listening, tls: tuple[str, str] | None
 def serve(location: str, listening: Listening, tls: tuple[str, str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM; requests in progress are finished."""
     make_server(location, listening, tls).run(sockets=[listening.socket])
+
+
+@contextmanager
+def background(location: str, listening: Listening) -> Iterator[str]:
+    """The page served by a thread of this process; the link to open."""
+    server = make_server(location, listening)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening.socket]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield listening.url
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
 
 
 def _require_accounts(store: PreferenceStore, option: str) -> None:
