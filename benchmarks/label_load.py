@@ -1,14 +1,13 @@
 """Twenty annotators vote at once on the labelling page, and the server is killed in the middle.
 
 `python benchmarks/label_load.py [--store postgresql://...]` serves a store of its own (10,000 comparisons) in a child
-process, lets 20 annotators vote over HTTP, sends SIGKILL to the server while they do, starts it again, and then compares
+process, lets 20 annotators vote over HTTP, sends SIGKILL to the server while they do, starts it again, and compares
 what the annotators were told with what the store holds: no acknowledged judgement lost, none doubled.
 """
 
 import argparse
 import http.client
 import json
-import os
 import re
 import signal
 import statistics
@@ -107,13 +106,8 @@ def prepare(location: str, comparisons: int, voters: int, votes: int, port: int)
 
 def serve(location: str, port: int) -> subprocess.Popen[bytes]:
     """The page in a process of its own."""
-    command = [sys.executable, "-m", "trivium", "prefs", "label", "nothing.db", "--store", location]
-    return subprocess.Popen(
-        [*command, "--port", str(port), "--no-open"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ,
-    )
+    command = [sys.executable, "-m", "trivium", "prefs", "label", "nothing.db", "--store", location, "--no-open"]
+    return subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
 
 
 def check(location: str, voters: list[Voter]) -> dict[str, Any]:
@@ -139,7 +133,7 @@ def check(location: str, voters: list[Voter]) -> dict[str, Any]:
 
 def main() -> int:
     """Run the test and print its figures; 0 if nothing was lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="20 annotators at once, and SIGKILL in the middle.")
     parser.add_argument("--store", help="an empty postgresql:// database to use instead of a SQLite file")
     parser.add_argument("--comparisons", type=int, default=10_000)
     parser.add_argument("--voters", type=int, default=20)

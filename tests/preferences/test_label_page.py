@@ -116,7 +116,7 @@ def test_nothing_that_tells_who_wrote_an_answer_is_sent_before_the_vote(site: Si
         sent = answer.text + str(answer.headers) + str(answer.url)
         assert "model-f00d" not in sent and "passed" not in sent and "tests pass" not in sent, path
         assert not any(name in sent for name in names), path
-    one, two = re.findall(r'<section class="side".*?</section>', ada.get("/label").text, re.S)
+    one, two = re.findall(r'<article class="side".*?</article>', ada.get("/label").text, re.S)
     strip = lambda text: re.sub(r"<code>.*?</code>|\b[AB]\b|/\d\"|unsafe-\d", "", text, flags=re.S)  # noqa: E731
     assert strip(one) == strip(two), "both sides are built alike"
 

@@ -125,9 +125,11 @@ def _check_extra() -> None:
 def _tls(options: argparse.Namespace) -> tuple[str, str] | None:
     if options.tls_cert is None and options.tls_key is None:
         return None
-    for name, path in (("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key)):
+    both = {"--tls-cert": options.tls_cert, "--tls-key": options.tls_key}
+    for name, path in both.items():
         if path is None:
             raise ConfigError(f"{name} is missing: TLS needs certificate and key.")
+    for name, path in both.items():
         if not path.is_file():
             raise ConfigError(f"{name} {path} is no file. Name a PEM file.")
     return str(options.tls_cert), str(options.tls_key)

@@ -37,11 +37,11 @@ def progress(store: PreferenceStore, person: str) -> Progress:
     """Where a person stands."""
     states = store.db.rows("SELECT state, COUNT(*) AS n FROM assignments WHERE person = ? GROUP BY state", (person,))
     count = {row["state"]: row["n"] for row in states}
-    left = store.db.value(
-        """
-        SELECT COUNT(*) FROM comparisons WHERE active = 1 AND gold IS NULL AND judged < wanted AND NOT EXISTS (
-            SELECT 1 FROM assignments WHERE comparison = comparisons.id AND person = ?
-            AND state IN ('judged', 'skipped'))
+    open_ = "active = 1 AND gold IS NULL AND judged < wanted"
+    left = store.db.value(f"SELECT COUNT(*) FROM comparisons WHERE {open_}") - store.db.value(
+        f"""
+        SELECT COUNT(DISTINCT comparison) FROM assignments JOIN comparisons ON comparisons.id = comparison
+        WHERE person = ? AND state IN ('judged', 'skipped') AND {open_}
         """,
         (person,),
     )

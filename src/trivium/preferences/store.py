@@ -15,7 +15,15 @@ from typing import Any, Self
 
 from trivium.base.errors import DataError
 from trivium.preferences.database import Row, open_database
-from trivium.preferences.judgement import HELDOUT_FRACTION, Judgement, Prompt, Sample, content_id, judged_pairs
+from trivium.preferences.judgement import (
+    CHECK_SOURCE,
+    HELDOUT_FRACTION,
+    Judgement,
+    Prompt,
+    Sample,
+    content_id,
+    judged_pairs,
+)
 from trivium.preferences.rows import (
     StoredJudgement,
     StoredPrompt,
@@ -283,8 +291,16 @@ class PreferenceStore:
         counts: Counter[str] | None = None,
     ) -> Iterator[Preference]:
         """The pairs of the judgements in force, ties marked; `counts` tells what was given and left out and why."""
-        for stored in self.judgements(split, source, round):
+        for stored in self.training_judgements(split, source, round):
             yield from judged_pairs(stored.judgement, counts)
+
+    def training_judgements(
+        self, split: str | None = None, source: str | None = None, round: int | None = None
+    ) -> Iterator[StoredJudgement]:
+        """Judgements in force but for those that check people, unless their source is the one asked for."""
+        for stored in self.judgements(split, source, round):
+            if source is not None or stored.judgement.source != CHECK_SOURCE:
+                yield stored
 
     def counts(self) -> dict[str, int]:
         """How many prompts, completions, judgements in force and judgements superseded or retracted there are."""
@@ -297,15 +313,17 @@ class PreferenceStore:
         """A name for the content in force: judgements, and completions with their outcomes.
 
         Args:
-            through_round: leave out what belongs to later rounds, and prompts that nobody has judged.
+            through_round: only what a reward model of that round learns from: nothing of later rounds, no prompts
+                that nobody has judged, no judgements that check people.
         """
         if through_round is None:
-            scope, prompts = "", ""
+            scope = judged = prompts = ""
         else:
             scope = f" AND round <= {int(through_round)}"
-            prompts = f" WHERE id IN (SELECT prompt FROM judgements WHERE {_ACTIVE}{scope})"
+            judged = f"{scope} AND source != '{CHECK_SOURCE}'"
+            prompts = f" WHERE id IN (SELECT prompt FROM judgements WHERE {_ACTIVE}{judged})"
         queries = (
-            f"SELECT id FROM judgements WHERE {_ACTIVE}{scope} ORDER BY id",
+            f"SELECT id FROM judgements WHERE {_ACTIVE}{judged} ORDER BY id",
             f"SELECT id, passed, tests_passed FROM completions WHERE 1 = 1{scope} ORDER BY id",
             f"SELECT id, split FROM prompts{prompts} ORDER BY id",
         )

@@ -5,16 +5,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trivium.base.seeding import python_rng
-from trivium.preferences.judgement import Judgement, Prompt, Sample
+from trivium.preferences.judgement import CHECK_SOURCE, Judgement, Prompt, Sample
 from trivium.records import Record
 
 LETTERS = "ABCDEFGHI"
 """Names of the sides, in the order shown."""
 HUMAN = "human"
 """Source of people's judgements."""
-CHECK = "human-check"
-"""Source of repeats and gold comparisons: they check people, and train nothing unless this source is named."""
-
 Purpose = Literal["first", "repeat", "gold"]
 
 
@@ -176,7 +173,7 @@ def judgement_of(
         ranking=ranking,
         id=comparison,
         annotator=annotator,
-        source=HUMAN if purpose == "first" else CHECK,
+        source=HUMAN if purpose == "first" else CHECK_SOURCE,
         margin=float(vote.margin) if vote.choice in ("A", "B") else None,
         comment=vote.note,
         details=details,

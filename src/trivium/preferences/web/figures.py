@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from trivium.preferences.comparisons import load_comparison
+from trivium.preferences.judgement import CHECK_SOURCE
 from trivium.preferences.store import PreferenceStore
-from trivium.preferences.votes import CHECK, HUMAN
+from trivium.preferences.votes import HUMAN
 
 QUICK_SECONDS = 2.0
 
@@ -52,7 +53,7 @@ def person_figures(store: PreferenceStore, name: str) -> PersonFigures:
     first: dict[str, tuple[tuple[int, ...], ...]] = {}
     checks = []
     judged = 0
-    for source in (HUMAN, CHECK):
+    for source in (HUMAN, CHECK_SOURCE):
         for stored in store.judgements(source=source, annotator=name):
             judgement, details = stored.judgement, stored.judgement.details
             judged += 1

@@ -8,6 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from pygments import highlight
+
+# By their own modules: the packages' lazy imports are not safe when two threads come first.
+from pygments.formatters.html import HtmlFormatter
+from pygments.lexers.python import PythonLexer
 
 from trivium.base.text import visible
 from trivium.preferences.judgement import Prompt
@@ -76,12 +81,8 @@ def _highlighted(text: str, language: str) -> list[str]:
     """Escaped lines; the formatter closes its spans at every line's end."""
     if language == "text":
         return str(escape(text)).split("\n")
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import get_lexer_by_name
-
     # Answers continue a prompt: their leading blank lines and indentation belong to them.
-    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    lexer = PythonLexer(stripnl=False, ensurenl=False)
     lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")
     return lines[: text.count("\n") + 1]  # the formatter ends the last line
 

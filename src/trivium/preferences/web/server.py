@@ -138,6 +138,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen(128)  # a link that is opened at once waits instead of being refused
             return found
         except (OSError, OverflowError) as error:
             found.close()
