@@ -50,6 +50,7 @@ def label(options: argparse.Namespace) -> int:
     from trivium.preferences.comparisons import fill
     from trivium.preferences.people import local_owner
     from trivium.preferences.store import PreferenceStore
+    from trivium.preferences.transfer import copy_answers
     from trivium.preferences.web.server import listen, serve
 
     tls = _tls(options)
@@ -58,7 +59,8 @@ def label(options: argparse.Namespace) -> int:
     owner = options.annotator or _user()
     with PreferenceStore(location, create=options.store is not None) as store:
         if options.store is not None and source.exists():
-            _copy_answers(source, store)
+            with PreferenceStore(source, create=False) as run:
+                copy_answers(run, store)
         local_owner(store, owner)
         if options.completions is not None:
             _set_completions(store, options.completions, owner)
@@ -91,15 +93,6 @@ def label(options: argparse.Namespace) -> int:
         listening.close()
     say("the page is closed; every judgement that it said was saved is on disk")
     return 0
-
-
-def _copy_answers(source: Path, store: Any) -> None:
-    """Bring a run's prompts and answers into a team's store; those there already stay."""
-    from trivium.preferences.store import PreferenceStore
-
-    with PreferenceStore(source, create=False) as run, store.transaction():
-        store.add_prompts((each.prompt, each.task, each.split) for each in run.prompts())
-        store.add_samples((each.prompt_id, each.sample) for each in run.completions())
 
 
 def _set_completions(store: Any, completions: int, owner: str) -> None:

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Database(ABC):
 
     name: str
     """The location as it may be shown: without a password."""
+    turn: AbstractContextManager[Any] = nullcontext()
+    """Held during a transaction: connections of one process that share a lock queue up instead of asking again."""
 
     @abstractmethod
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
@@ -119,7 +121,7 @@ class Database(ABC):
         if self.in_transaction:
             yield
             return
-        with self.explained():
+        with self.turn, self.explained():
             self._begin()
             try:
                 yield

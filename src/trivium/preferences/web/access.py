@@ -122,6 +122,7 @@ class Pool:
     def __init__(self, location: str) -> None:
         self.location = location
         self._idle: LifoQueue[PreferenceStore] = LifoQueue()
+        self._turn = threading.Lock()
 
     @contextmanager
     def store(self) -> Iterator[PreferenceStore]:
@@ -130,6 +131,7 @@ class Pool:
             store = self._idle.get_nowait()
         except Empty:
             store = PreferenceStore(self.location)
+            store.db.turn = self._turn
         try:
             yield store
         finally:
