@@ -22,8 +22,10 @@ from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings
 from trivium.preferences.web.access import MOST_BYTES, Address, Limiter
 from trivium.preferences.web.app import create_app
+from trivium.preferences.web.execution import Trials
 from trivium.preferences.web.rendering import code, side_by_side, unified_diff
 from trivium.preferences.web.server import listen
+from trivium.records import Task
 
 BASE = "http://127.0.0.1:8417"
 PASSWORD = "a long password"
@@ -141,6 +143,31 @@ def test_tests_are_shown_when_the_settings_say_so_and_that_is_recorded(site: Sit
     ada.post("/label", data=fields(page) | {"choice": "tie"})
     seen = [each.judgement.details["execution_seen"] for each in site.store.judgements()]
     assert sorted(seen) == [False, True, True]
+
+
+def test_answers_are_run_in_the_sandbox_when_asked_for(tmp_path: Path, with_answers: Any) -> None:
+    tasks = [
+        Task(id=f"t{at}", prompt=f"def f{at:04}(x):\n", entry_point=f"f{at:04}", tests=(f"assert f{at:04}(3) == 3",))
+        for at in range(2)
+    ]
+    trials = Trials(lambda: iter(tasks[1:]))
+    site = Site(str(tmp_path / "run.db"))
+    site.app = create_app(site.location, site.address, trials)
+    with_answers(site.store, 2)
+    site.configure()
+    ada = site.person("ada")
+    for _ in range(2):
+        page = ada.get("/label").text
+        assert "First failure" not in page
+        shown = ada.post("/label/execution", data=fields(page)).text
+        if "f0001" in shown:
+            assert len(re.findall(r"First failure: <code>assert f0001\(3\) == 3", shown)) == 1, "x + 1 is not x"
+            assert len(re.findall(r"<span>\d\.\d\d s</span>", shown)) == 2
+        else:
+            assert "First failure" not in shown and shown.count("of 4 tests pass") == 2
+        ada.post("/label", data=fields(shown) | {"choice": "tie"})
+    trials.close()
+    site.store.close()
 
 
 def test_undo_skip_draft_and_reload(site: Site) -> None:

@@ -4,6 +4,8 @@ import argparse
 import getpass
 import os
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +88,33 @@ def label(options: argparse.Namespace) -> int:
 
         webbrowser.open(listening.url)
     try:
-        serve(location, listening, tls)
+        serve(location, listening, tls, _trials(source.parent / "recipe.toml"))
     except KeyboardInterrupt:
         pass  # the way to end it
     finally:
         listening.close()
     say("the page is closed; every judgement that it said was saved is on disk")
     return 0
+
+
+def _trials(recipe: Path) -> Any:
+    """What runs the answers of a run against its tasks' tests; None without a recipe."""
+    if not recipe.is_file():
+        return None
+    from trivium.preferences.web.execution import Trials
+
+    # The recipe as resolved is read as it stands: its config classes would load torch.
+    values = tomllib.loads(recipe.read_text(encoding="utf-8"))
+
+    def tasks() -> Iterator[Any]:
+        from trivium.stages.tasks import TaskConfig, collected_tasks
+
+        collect = values["collect"]
+        for round in range(values["rl"]["rounds"]):
+            config = TaskConfig.model_validate(collect["tasks"])
+            yield from collected_tasks(config, collect["later_tasks"], values["seed"], round)
+
+    return Trials(tasks, values["sandbox"]["minimum"])
 
 
 def _set_completions(store: Any, completions: int, owner: str) -> None:

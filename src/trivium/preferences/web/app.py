@@ -22,6 +22,7 @@ from trivium.preferences.people import Person
 from trivium.preferences.progress import progress
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.web.access import Address, Guard, Limiter, Pool, Visit, csrf_fits, csrf_token, new_token
+from trivium.preferences.web.execution import Trials
 from trivium.preferences.web.rendering import environment
 
 
@@ -36,6 +37,10 @@ class Site:
     """By name."""
     comers: Limiter = field(default_factory=lambda: Limiter(30, 15 * 60))
     """By address: log-ins, links and invitations."""
+    trials: Trials | None = None
+    """Runs answers; None where there are no tests to run."""
+    runs: Limiter = field(default_factory=lambda: Limiter(60, 60))
+    """Requests that run answers, by session."""
     writes: Limiter = field(default_factory=lambda: Limiter(300, 60))
     """By session."""
 
@@ -45,16 +50,18 @@ class Site:
         return HTMLResponse(text.encode("utf-8", "replace"), http_status)  # a lone surrogate must not lose the page
 
 
-def create_app(location: str, address: Address) -> FastAPI:
+def create_app(location: str, address: Address, trials: Trials | None = None) -> FastAPI:
     """The page of one store at one address."""
     from trivium.preferences.web import labelling, team
 
-    site = Site(address, Pool(location))
+    site = Site(address, Pool(location), trials=trials)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         site.pool.close()
+        if trials is not None:
+            trials.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.site = site

@@ -16,6 +16,7 @@ from trivium.preferences.judgement import prompt_text
 from trivium.preferences.votes import LETTERS, LabelSettings, Vote, vote_of
 from trivium.preferences.web.access import Visit
 from trivium.preferences.web.app import Form, OfSite, Signed, Site, link, page_values, text_of
+from trivium.preferences.web.execution import Trial
 from trivium.preferences.web.rendering import code, prompt_parts, side_by_side, unified_diff, verdict
 
 router = APIRouter(prefix="/label")
@@ -270,8 +271,10 @@ def _comparison_page(
     texts = [stored.sample.text for stored in held.shown]
     other = other if 1 <= other < len(texts) else 1
     known = edit or settings.execution == "before" or (settings.execution == "on_demand" and held.execution_seen)
+    trials = _trials(visit, site, held) if known else [None] * len(texts)
     sides = [
         {
+            "trial": trials[at],
             "letter": LETTERS[at],
             "code": code(stored.sample.text, settings.language),
             "verdict": verdict(stored.sample) if known else "",
@@ -303,6 +306,15 @@ def _comparison_page(
         action=f"/label/history/{held.id}" if edit else "/label",
         **page_values(visit, "history" if edit else "label"),
     )
+
+
+def _trials(visit: Visit, site: Site, held: Assignment) -> list[Trial | None]:
+    """What comes of running the answers, where there are tests."""
+    if site.trials is None:
+        return [None] * len(held.shown)
+    if not site.runs.allows(visit.token):
+        raise HTTPException(429, "Too many runs in a minute. Wait a little.")
+    return site.trials.run(prompt_text(held.comparison.prompt), [stored.sample.text for stored in held.shown])
 
 
 def _whole(draft: dict[str, Any], settings: LabelSettings) -> dict[str, Any]:

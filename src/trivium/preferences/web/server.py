@@ -16,6 +16,7 @@ from trivium.base.errors import ConfigError
 from trivium.preferences.people import people
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.web.access import Address, new_token
+from trivium.preferences.web.execution import Trials
 
 DEFAULT_PORT = 8417
 
@@ -74,14 +75,16 @@ def listen(
     return Listening(bound, address, f"{base}/start?token={address.one_time}" if local else f"{base}/login")
 
 
-def make_server(location: str, listening: Listening, tls: tuple[str, str] | None = None) -> Any:
+def make_server(
+    location: str, listening: Listening, tls: tuple[str, str] | None = None, trials: Trials | None = None
+) -> Any:
     """A uvicorn server of the page; `run(sockets=[listening.socket])` serves."""
     import uvicorn
 
     from trivium.preferences.web.app import create_app
 
     config: Any = uvicorn.Config(
-        create_app(location, listening.address),
+        create_app(location, listening.address, trials),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -94,9 +97,11 @@ def make_server(location: str, listening: Listening, tls: tuple[str, str] | None
     return uvicorn.Server(config)
 
 
-def serve(location: str, listening: Listening, tls: tuple[str, str] | None = None) -> None:
+def serve(
+    location: str, listening: Listening, tls: tuple[str, str] | None = None, trials: Trials | None = None
+) -> None:
     """Serve until Ctrl-C or SIGTERM; requests in progress are finished."""
-    make_server(location, listening, tls).run(sockets=[listening.socket])
+    make_server(location, listening, tls, trials).run(sockets=[listening.socket])
 
 
 @contextmanager
