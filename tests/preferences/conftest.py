@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -122,3 +123,15 @@ def add_answers(store: PreferenceStore, prompts: int, answers: int = 2) -> list[
 def with_answers() -> Callable[..., list[str]]:
     """`with_answers(store, prompts, answers=2)`: see `add_answers`."""
     return add_answers
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Any]:
+    """The page of twelve pairs."""
+    from label_site import Site
+
+    made = Site(str(tmp_path / "preferences.db"))
+    add_answers(made.store, 12)
+    made.configure()
+    yield made
+    made.store.close()
