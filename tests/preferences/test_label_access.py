@@ -214,3 +214,24 @@ def test_other_addresses_need_accounts(tmp_path: Path) -> None:
             "",
             True,
         )
+
+
+def test_reviewers_see_where_people_disagree_and_ask_another(site: Site) -> None:
+    site.configure(overlap_share=1.0)
+    ada, bob, rae = site.person("ada"), site.person("bob"), site.person("rae", "reviewer")
+    for number in range(3):
+        for client, choice in ((ada, "tie"), (bob, ("both_bad", "A", "tie")[number])):
+            client.post("/label", data=fields(client.get("/label").text) | {"choice": choice, "note": "<b>why</b>"})
+    assert bob.get("/disagreements").status_code == 403
+    page = rae.get("/disagreements").text
+    assert page.count("Ask one person more</button>") == 1, "a tie and both bad rank alike"
+    assert "&lt;b&gt;why" in page and "<b>ada</b>: 1 = 2" in page
+    name = re.findall(r'name="comparison" value="(\w+)"', page)[0]
+    asked = rae.post("/disagreements", data={"csrf": csrf(page), "comparison": name})
+    assert "One person more will be asked" in asked.text and "one more is asked" in asked.text
+    assert rae.post("/disagreements", data={"csrf": csrf(page), "comparison": name}).status_code == 400
+    site.configure(overlap_share=0.0)
+    left = site.store.db.row("SELECT wanted, extra FROM comparisons WHERE id = ?", (name,))
+    assert left == {"wanted": 2, "extra": 1}, "new settings keep what was asked for"
+    stats = rae.get("/stats").text
+    assert '67% <small class="warn">n = 3, few</small>' in stats, "two of three were ranked alike"

@@ -266,7 +266,7 @@ def test_axe_finds_nothing_on_any_page_in_either_theme(browser: Any, served: Ser
     invitation = people.invite(served.store, "annotator", by="ada")
     paths = [
         *("/label?diff=unified", "/label?diff=side", "/label/history", f"/label/history/{changed}"),
-        *("/label/guidelines", "/stats", "/export", "/admin", f"/join/{invitation}", "/nowhere"),
+        *("/label/guidelines", "/stats", "/disagreements", "/export", "/admin", f"/join/{invitation}", "/nowhere"),
     ]
     found = []
     for path in paths:

@@ -68,8 +68,11 @@ def write_settings(store: PreferenceStore, settings: LabelSettings, person: str)
     """Put new settings in force; how many people judge each comparison follows from them."""
     with store.transaction():
         _append(store, "label_settings", settings.model_dump_json(), person)
-        comparisons = store.db.rows("SELECT id, wanted FROM comparisons")
-        changed = [(new, row["id"]) for row in comparisons if (new := settings.wanted(row["id"])) != row["wanted"]]
+        comparisons = [
+            (settings.wanted(row["id"]) + row["extra"], row["wanted"], row["id"])
+            for row in store.db.rows("SELECT id, wanted, extra FROM comparisons")
+        ]
+        changed = [(new, name) for new, old, name in comparisons if new != old]
         store.db.execute_many("UPDATE comparisons SET wanted = ? WHERE id = ?", changed)
         record(store, person, "settings", "", **settings.model_dump(mode="json"))
 

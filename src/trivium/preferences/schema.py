@@ -109,6 +109,7 @@ LABELLING = Migration(
         place TEXT NOT NULL,
         priority REAL NOT NULL DEFAULT 0,
         wanted INTEGER NOT NULL DEFAULT 1,
+        extra INTEGER NOT NULL DEFAULT 0,
         judged INTEGER NOT NULL DEFAULT 0,
         gold TEXT,
         active INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),

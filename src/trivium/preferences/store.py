@@ -45,7 +45,7 @@ _ACTIVE = """
     AND EXISTS (SELECT 1 FROM rankings WHERE judgement = judgements.id AND tier IS NOT NULL)
 """
 _JUDGED = "judgements.*, text, messages, split FROM judgements JOIN prompts ON prompts.id = judgements.prompt"
-_CHUNK = 1000
+_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,13 @@ class PreferenceStore:
             also="" if history else _ACTIVE,
         )
         rows = self.db.rows(f"SELECT {_JUDGED} {where} ORDER BY text, source, record, judgements.id", values)
-        for row in rows:
-            yield self._judgement(row)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            ranked = self._ranked([row["id"] for row in chunk])
+            for row in chunk:
+                with self.db.explained():
+                    stored = stored_judgement(row, ranked.get(row["id"], []))
+                yield stored
 
     def judgement(self, key: str) -> Judgement:
         """One judgement by its name, whether in force or not.
@@ -281,7 +286,8 @@ class PreferenceStore:
         row = self.db.row(query, (key,))
         if row is None:
             raise DataError(f"{self.path} has no judgement {key!r}.")
-        return self._judgement(row).judgement
+        with self.db.explained():
+            return stored_judgement(row, self._ranked([key]).get(key, [])).judgement
 
     def pairs(
         self,
@@ -329,13 +335,15 @@ class PreferenceStore:
         )
         return content_id(*([list(row.values()) for row in self.db.rows(query)] for query in queries))
 
-    def _judgement(self, row: Row) -> StoredJudgement:
-        ranked = self.db.rows(
-            """
-            SELECT tier, completions.* FROM rankings JOIN completions ON completions.id = completion
-            WHERE judgement = ? ORDER BY position
+    def _ranked(self, keys: Sequence[str]) -> dict[str, list[Row]]:
+        """The rankings of some judgements, joined with the completions, in order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.db.rows(
+            f"""
+            SELECT judgement, tier, completions.* FROM rankings JOIN completions ON completions.id = completion
+            WHERE judgement IN ({", ".join("?" * len(keys))}) ORDER BY judgement, position
             """,
-            (row["id"],),
-        )
-        with self.db.explained():
-            return stored_judgement(row, ranked)
+            keys,
+        ):
+            found.setdefault(row["judgement"], []).append(row)
+        return found

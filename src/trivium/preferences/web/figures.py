@@ -5,6 +5,7 @@ from statistics import median
 
 from trivium.preferences.comparisons import load_comparison
 from trivium.preferences.judgement import CHECK_SOURCE
+from trivium.preferences.progress import progress
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import HUMAN
 
@@ -32,6 +33,8 @@ class PersonFigures:
     skipped: int
     seconds: float | None
     """Median attention a judgement."""
+    agreement: Share
+    """Comparisons ranked as another person did."""
     quick: Share
     """Judgements under two seconds."""
     left: Share
@@ -72,12 +75,13 @@ def person_figures(store: PreferenceStore, name: str) -> PersonFigures:
                     passing.append(best.passed)
     repeats = [first[each.id] == each.ranking for purpose, each in checks if purpose == "repeat" and each.id in first]
     gold = [load_comparison(store, each.id).gold == each.ranking for purpose, each in checks if purpose == "gold"]
-    skipped = store.db.value("SELECT COUNT(*) FROM assignments WHERE person = ? AND state = 'skipped'", (name,))
+    stand = progress(store, name)
     return PersonFigures(
         name=name,
         judged=judged,
-        skipped=skipped,
+        skipped=stand.skipped,
         seconds=median(times) if times else None,
+        agreement=Share(stand.agreed, stand.shared),
         quick=_share([time < QUICK_SECONDS for time in times]),
         left=_share(left),
         longer=_share(longer),

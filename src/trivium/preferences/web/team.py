@@ -18,13 +18,16 @@ from trivium.base.errors import DataError
 from trivium.preferences import audit, people
 from trivium.preferences.comparisons import fill, set_gold
 from trivium.preferences.desk import LabellingDesk
+from trivium.preferences.disagreement import ask_another, disagreements
 from trivium.preferences.formats import export_preferences
+from trivium.preferences.judgement import Judgement
 from trivium.preferences.statistics import preference_stats
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import HUMAN, Criterion, LabelSettings
 from trivium.preferences.web.access import Visit
 from trivium.preferences.web.app import Form, OfSite, Owner, Reviewer, Signed, Site, owner, page_values, text_of
 from trivium.preferences.web.figures import person_figures
+from trivium.preferences.web.rendering import code, prompt_parts
 
 router = APIRouter()
 
@@ -54,6 +57,37 @@ def stats(visit: Signed, site: OfSite) -> Response:
         warn_below=WARN_BELOW,
         **page_values(visit, "stats"),
     )
+
+
+@router.get("/disagreements")
+def disagreement_page(visit: Reviewer, site: OfSite, said: str = "") -> Response:
+    """Comparisons that people judged differently; answers are numbered as they lie in the store."""
+    language = audit.read_settings(visit.store).language
+    rows = [
+        {
+            "id": each.comparison.id,
+            "asked": each.asked,
+            "prompt": prompt_parts(each.comparison.prompt, language),
+            "answers": [code(sample.text, language) for sample in each.comparison.samples],
+            "said": [(said.annotator, _in_words(said), said.comment) for said in each.judgements],
+        }
+        for each in disagreements(visit.store)
+    ]
+    told = "One person more will be asked." if said else ""
+    return site.render("disagreements.html", rows=rows, said=told, **page_values(visit, "stats"))
+
+
+@router.post("/disagreements")
+def ask_one_more(visit: Reviewer, form: Form) -> Response:
+    """Have somebody else judge a comparison."""
+    ask_another(visit.store, text_of(form, "comparison", 64), by=visit.person.name)
+    return RedirectResponse("/disagreements?said=asked", 303)
+
+
+def _in_words(judgement: Judgement) -> str:
+    """A ranking by the answers' numbers; both bad is no ordinary tie."""
+    text = " > ".join(" = ".join(str(index + 1) for index in tier) for tier in judgement.ranking)
+    return f"{text} (both bad)" if judgement.details.get("choice") == "both_bad" else text
 
 
 @router.get("/export")
