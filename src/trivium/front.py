@@ -274,7 +274,9 @@ def _rollout(
         responses[0].temperature,
     )
     rollout.valid = torch.ones(len(responses), dtype=torch.bool)
-    rollout.scores = learner.penalise_unfinished(rewards.float(), rollout.finished)
+    rollout.scores = learner.config.full_reward(
+        rewards.float(), rollout.finished, rollout.lengths, int(rollout.lengths.max())
+    )
     return rollout
 
 

@@ -22,7 +22,7 @@ def test_muon_takes_the_matrices_inside_the_blocks(make_scorer: Callable[..., Sc
     model = make_scorer(family="qwen2", tie_embeddings=False)
     optimizer = Optimizer(model, OptimConfig(kind="muon", weight_decay=0.1), 10)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    (adamw, _), (muon, _) = optimizer.parts
+    adamw, muon = optimizer.parts
     decayed, plain = ({names[p] for p in group["params"]} for group in adamw.param_groups)
     matrices = {names[p] for group in muon.param_groups for p in group["params"]}
     layers = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,7 +33,18 @@ def test_muon_takes_the_matrices_inside_the_blocks(make_scorer: Callable[..., Sc
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.1, 0.0]
     assert "blocks.1.attention.q_proj.bias" in plain and "norm.weight" in plain
     everything = Optimizer(model, OptimConfig(kind="adamw"), 10).parts
-    assert sum(len(group["params"]) for group in everything[0][0].param_groups) == len(names) and len(everything) == 1
+    assert sum(len(group["params"]) for group in everything[0].param_groups) == len(names) and len(everything) == 1
+
+
+def test_vectors_may_have_a_rate_of_their_own(make_decoder: Make) -> None:
+    model, still = make_decoder(), make_decoder()
+    optimizer = Optimizer(model, OptimConfig(lr=0.0, vector_lr=0.25, **PLAIN), 10)
+    fill_gradients(model, 0)
+    optimizer.step(0)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, still.get_parameter(name))}
+    assert moved == {name for name, p in model.named_parameters() if p.dim() == 1}
+    gain = model.get_parameter("norm.weight") - still.get_parameter("norm.weight")
+    torch.testing.assert_close(gain.abs(), torch.full_like(gain, 0.25))  # Adam's first step is the rate itself
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -1,6 +1,7 @@
 """The stage itself, stopped by Ctrl-C and started again, leaves the same model."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,12 +13,16 @@ import pytest
 import torch
 
 from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.recipe import load_config
 from trivium.model import Decoder, Scorer, load_model, save_model
 from trivium.rewards import RewardModel
+from trivium.rl import ALGORITHMS
+from trivium.rl.departures import departures
 from trivium.rl.learner import LearnerConfig
 from trivium.runs import MetricsLog, RunDir, read_manifest
 from trivium.stages import rl
 from trivium.stages.confinement import SandboxConfig
+from trivium.stages.pipeline import Recipe
 from trivium.stages.sft import SFTConfig
 from trivium.stages.stage import ComputeConfig, Context
 from trivium.stages.tasks import TaskConfig
@@ -101,6 +106,25 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
     assert not (stopped / "rl/checkpoints").exists()
     assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_every_algorithm_runs_as_a_stage(tmp_path: Path, parents: Path, algorithm: str) -> None:
+    learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})  # no response ends here: all would earn -1
+    result = run_stage(tmp_path / "run", parents, algorithm=algorithm, steps=1, eval_every=1, learner=learner)
+    (row,) = logged(tmp_path / "run")
+    assert result["algorithm"] == algorithm and result["departures"]
+    assert row["kl/sequence"] == pytest.approx(0, abs=1e-4) and math.isfinite(row["utility/total"])
+    assert ("explained_variance" in row) == (algorithm == "ppo")
+    before, after = (load_model(folder).state_dict() for folder in (parents / "M1", tmp_path / "run/M2"))
+    assert not all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_exact_recipe_departs_from_u_in_nothing() -> None:
+    recipe = load_config(Recipe, Path(__file__).parents[2] / "recipes/quickstart/exact.toml")
+    assert departures(recipe.rl.algorithm, recipe.rl.ppo, recipe.rl.learner) == []
+    default = Recipe().rl
+    assert any("gae_lambda" in each for each in departures("ppo", default.ppo, default.learner))
 
 
 def test_a_rollout_without_finite_rewards_stops_the_stage_or_is_skipped(tmp_path: Path, parents: Path) -> None:

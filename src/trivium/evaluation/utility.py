@@ -93,14 +93,14 @@ def measure_utility(
     seed: int,
     max_new_tokens: int,
     temperature: float,
-    penalise: Callable[[Tensor, Tensor], Tensor],
+    full_reward: Callable[[Tensor, Tensor, Tensor, int], Tensor],
     samples: int = 1,
 ) -> Utility:
     """Sample `samples` responses a prompt and measure U; the draws depend on (seed, prompt, sample) alone.
 
     Args:
         examples: held-out pairs for L_SFT; None logs it as 0 with weight alpha as it stands.
-        penalise: (scores, finished) -> the full training reward, as in the update.
+        full_reward: (scores, finished, lengths, cap) -> the full training reward, as in the update.
     """
     owners = [index for index in range(len(prompts)) for _ in range(samples)]
     drawn = generate(
@@ -113,7 +113,8 @@ def measure_utility(
     )
     responses = [sample.ids for sample in drawn]
     finished = torch.tensor([sample.finish == "stop" for sample in drawn])
-    rewards = penalise(reward.rewards(prompts, responses, owners), finished)
+    lengths = torch.tensor([len(response) for response in responses])
+    rewards = full_reward(reward.rewards(prompts, responses, owners), finished, lengths, max_new_tokens)
     kl, log_ratio = response_kl(model, reference, prompts, responses, owners, temperature)
     terms = {
         "sft": sft_loss(model, examples) if examples is not None else (0.0, 0.0),

@@ -58,12 +58,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -
     batch, n_heads, length, head_dim = queries.shape
     groups = n_heads // keys.shape[1]
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
-        # PyTorch's fused CPU kernel is 1.4 (T = 256) to 5 times (T = 50) slower than plain products in bf16.
+        # PyTorch's fused CPU kernel is 1.4 (T = 256) to 5 times (T = 50) slower than plain products in bf16, but four
+        # times as fast for the single query of decoding: it reads a slice of the cache where it lies.
         if bias is None:
             bias = queries.new_full((length, length), float("-inf")).triu_(1)
         if groups > 1:
             queries = queries.reshape(batch, keys.shape[1], groups * length, head_dim)
             bias = bias.repeat(1, 1, groups, 1) if bias.dim() == 4 else bias.repeat(groups, 1)
+        if length == 1:
+            return F.scaled_dot_product_attention(queries, keys, values, bias).view(batch, n_heads, 1, head_dim)
         weights = torch.softmax((queries * head_dim**-0.5) @ keys.transpose(-1, -2) + bias, dim=-1)
         return (weights @ values).view(batch, n_heads, length, head_dim)
     if groups > 1:

@@ -22,6 +22,9 @@ class OptimConfig(Config):
     """`muon` gives the matrices inside the blocks to Muon and the rest to AdamW; `adamw` takes all."""
     lr: float = Field(default=3e-3, ge=0)
     """Peak learning rate of AdamW."""
+    vector_lr: float | None = Field(default=None, ge=0)
+    """Peak learning rate of AdamW on vectors (gains of the norms, biases); unset takes lr. A step of Adam moves every
+    weight alike, but a gain is about 1 where a matrix's entry is a few hundredths: small rates hardly reach it."""
     muon_lr: float = Field(default=0.02, ge=0)
     """Peak learning rate of Muon."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -60,12 +63,13 @@ class Optimizer:
                 decayed.append(parameter)
             else:
                 plain.append(parameter)
+        vector_lr = config.lr if config.vector_lr is None else config.vector_lr
         groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": config.weight_decay, "lr": config.lr},
+            {"params": plain, "weight_decay": 0.0, "lr": vector_lr},
         ]
-        self.parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True), config.lr)
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
         ]
         if muon:
             # In the module's precision as it is at the step: bf16 only where activations have it too.
@@ -76,7 +80,8 @@ class Optimizer:
                 weight_decay=config.weight_decay,
                 dtype=lambda: getattr(module, "compute_dtype", torch.float32),
             )
-            self.parts.append((part, config.muon_lr))
+            self.parts.append(part)
+        self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
     def scale(self, step: int) -> float:
         """Factor on the peak rates at a step."""
@@ -109,8 +114,8 @@ class Optimizer:
             raise NumericalFault(f"the gradient's norm is {norm.item()}")
         if self.config.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.grad_clip, norm)
-        for part, peak in self.parts:
-            for group in part.param_groups:
+        for part, peaks in zip(self.parts, self.peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * self.scale(step)
             part.step()
         self.clear()
@@ -118,7 +123,7 @@ class Optimizer:
 
     def clear(self) -> None:
         """Forget the accumulated gradients."""
-        for part, _ in self.parts:
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -126,7 +131,7 @@ class Optimizer:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         return {
             f"{names[parameter]}/{key}": torch.as_tensor(value)
-            for part, _ in self.parts
+            for part in self.parts
             for parameter, state in part.state.items()
             for key, value in state.items()
         }
@@ -134,7 +139,7 @@ class Optimizer:
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned."""
-        owner = {parameter: part for part, _ in self.parts for g in part.param_groups for parameter in g["params"]}
+        owner = {parameter: part for part in self.parts for g in part.param_groups for parameter in g["params"]}
         for key, value in tensors.items():
             name, _, moment = key.rpartition("/")
             parameter = self.parameters[name]

@@ -24,6 +24,19 @@ SMALL_DIFFERENCE = 1e-9
 """U must be recomputable from its logged terms to this, relative to its size."""
 
 
+ALGORITHM_NAMES = {
+    "ppo": "PPO",
+    "rloo": "RLOO",
+    "grpo": "GRPO",
+    "dr_grpo": "Dr. GRPO",
+    "dapo": "DAPO",
+    "reinforce": "REINFORCE++",
+    "gspo": "GSPO",
+    "cispo": "CISPO",
+}
+"""As their papers write them."""
+
+
 def model_table(data: RunData) -> list[dict[str, Any]]:
     """One row per figure: `{"name", "hint", "cells": [{"text", "note"}] for M0, M1, M2}`."""
     models = mapping(data.summary.get("models"))
@@ -258,7 +271,7 @@ def _reinforcement(data: RunData, models: dict[str, dict[str, Any]]) -> str:
         return ""
     rl = mapping(data.summary.get("rl"))
     algorithm = scalar(rl.get("algorithm") or "reinforcement learning")
-    algorithm = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}.get(algorithm.lower(), algorithm)
+    algorithm = ALGORITHM_NAMES.get(algorithm, algorithm)
     steps = f" in {count(rl.get('steps'))} steps" if number(rl.get("steps")) is not None else ""
     if (rounds := number(rl.get("rounds"))) is not None and rounds > 1:
         steps += f" over {count(rounds)} rounds"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -12,15 +13,16 @@ from trivium.base.seeding import python_rng
 from trivium.batch import Batch
 from trivium.data.branches import ResponseBatch
 from trivium.model import Decoder, Scorer
-from trivium.objectives.kl import KLController, kl_estimate, shape_rewards
+from trivium.objectives.kl import KLController, kl_estimate, kl_loss, shape_rewards
 from trivium.objectives.lm import linear_lm_loss
+from trivium.objectives.policy import WeightKind, effective_sample_size, importance_weights
 from trivium.objectives.tokens import masked_mean
 from trivium.objectives.utility import effective_alpha
 from trivium.optim import OptimConfig, Optimizer
 from trivium.rl.algorithm import Algorithm
 from trivium.rl.ppo import PPO
-from trivium.rl.reward import MissingEOS, penalise_unfinished
-from trivium.rl.rollout import Rollout, over_rollout, response_logprobs, response_values
+from trivium.rl.reward import MissingEOS, length_penalty, overlong_penalty, penalise_unfinished
+from trivium.rl.rollout import Rollout, end_values, over_rollout, response_logprobs, response_values
 
 OnFault = Callable[[str, Sequence[int]], None]
 
@@ -47,13 +49,29 @@ class LearnerConfig(Config):
     max_approx_kl: float | None = Field(default=None, gt=0)
     """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
     missing_eos: MissingEOS = "min"
-    """Reward of a response cut by the cap: at most -1 (`min`), -1 (`replace`) or as it is (`none`)."""
+    """Reward of a response cut by the cap: at most -1 (`min`), -1 (`replace`), one less (`subtract`) or as it is
+    (`none`)."""
+    overlong_buffer: int = Field(default=0, ge=0)
+    """Tokens below the cap over which the reward falls, along a line, by up to 1 (DAPO); 0 is off."""
+    length_penalty: float = Field(default=0.0, ge=0)
+    """Taken off the reward for every token."""
+    importance: WeightKind | Literal["none"] = "none"
+    """Weights exp(old - sampler) for responses that another engine drew: `token`, `icepop`, `sequence`, or `none`."""
+    importance_cap: float = Field(default=2.0, gt=1)
+    """Upper limit of these weights."""
     optim: OptimConfig = OptimConfig(lr=2e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The policy's optimiser."""
     critic_optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The critic's optimiser."""
     microbatch_tokens: int = Field(default=4096, ge=1)
     """Tokens of one forward pass; changes memory, not results."""
+
+    def full_reward(self, raw: Tensor, finished: Tensor, lengths: Tensor, cap: int) -> Tensor:
+        """(N,) what is maximised: a source's reward less what an unfinished, overlong or long response loses."""
+        scores = penalise_unfinished(raw, finished, self.missing_eos)
+        if self.overlong_buffer:
+            scores = scores + overlong_penalty(lengths, cap, self.overlong_buffer)
+        return scores + length_penalty(lengths, self.length_penalty) if self.length_penalty else scores
 
 
 class Learner:
@@ -77,10 +95,6 @@ class Learner:
         self.updates = 0
         """Optimiser steps done; sets the learning rate."""
 
-    def penalise_unfinished(self, scores: Tensor, finished: Tensor) -> Tensor:
-        """(N,) normalised rewards with the configured treatment of responses cut by the cap."""
-        return penalise_unfinished(scores, finished, self.config.missing_eos)
-
     def prepare(self, rollout: Rollout) -> dict[str, float]:
         """Old and reference log-probs and values, once per rollout; rewards and advantages from them.
 
@@ -97,17 +111,20 @@ class Learner:
         rollout.ref_logprobs = over_rollout(rollout, under(self.reference), device, tokens)
         if self.critic is not None:
             critic = self.critic
+            if isinstance(self.algorithm, PPO) and self.algorithm.config.truncation == "bootstrap":
+                rollout.end_values = end_values(critic, rollout, tokens)
             rollout.values = over_rollout(rollout, lambda batch: response_values(critic, batch), device, tokens)
         mask, valid = rollout.loss_mask, rollout.valid
         gamma = self.controller.gamma
+        in_reward = gamma if self.algorithm.kl == "reward" else 0.0
         rollout.rewards = shape_rewards(
-            rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, mask, config.beta, gamma
+            rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, mask, config.beta, in_reward
         )
         told = {"a reward or its KL penalty": rollout.rewards, "a value": rollout.values}
         for name, tensor in told.items():
             if tensor.numel() and not tensor[mask].isfinite().all():
                 raise NumericalFault(f"{name} is not finite")
-        metrics = self.algorithm.advantages(rollout)
+        metrics = self.algorithm.advantages(rollout) | self._weigh(rollout)
         k1 = kl_estimate(rollout.old_logprobs, rollout.ref_logprobs, "k1").masked_fill(~mask, 0.0).sum(1)
         gap = (rollout.old_logprobs - rollout.sampler_logprobs).abs().masked_fill(~mask, 0.0)
         kl = k1[valid].mean().item()
@@ -128,6 +145,19 @@ class Learner:
         if valid.any():
             self.controller.update(kl, int(valid.sum()))
         return metrics
+
+    def _weigh(self, rollout: Rollout) -> dict[str, float]:
+        """Correct for another sampler: every loss is linear in the advantages, so they take the weights."""
+        kind = self.config.importance
+        if kind == "none":
+            return {}
+        mask = rollout.loss_mask
+        weights = importance_weights(
+            rollout.old_logprobs, rollout.sampler_logprobs, mask, kind, self.config.importance_cap
+        )
+        rollout.advantages = rollout.advantages * weights
+        each = weights[:, 0][rollout.valid] if kind == "sequence" else weights[mask]
+        return {"importance/ess": (effective_sample_size(each) / max(1, len(each))).item()}
 
     def update(
         self,
@@ -214,8 +244,20 @@ class Learner:
                 rollout.advantages[rows].to(device),
                 mask[rows].to(device),
             )
-            _finite(loss.loss_sum)
-            (loss.loss_sum / count).backward()
+            objective = loss.loss_sum
+            if self.algorithm.kl != "reward" and self.controller.gamma > 0:
+                penalty = kl_loss(
+                    logprobs,
+                    rollout.ref_logprobs[rows].to(device),
+                    mask[rows].to(device),
+                    kind=self.algorithm.kl,
+                    aggregate=self.algorithm.aggregate,
+                    old_logprobs=rollout.old_logprobs[rows].to(device),
+                )
+                objective = objective + self.controller.gamma * penalty.loss_sum
+                metrics["loss/kl"] = metrics.get("loss/kl", 0.0) + penalty.loss_sum.item() / count
+            _finite(objective)
+            (objective / count).backward()
             share = int(mask[rows].sum()) / tokens
             metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / count
             for key, value in loss.metrics.items():

@@ -9,6 +9,7 @@ from trivium.base.config import Config
 from trivium.batch import LossOutput
 from trivium.objectives.policy import gae, policy_loss, value_loss, whiten
 from trivium.objectives.tokens import Aggregate
+from trivium.rl.algorithm import KLPlace
 from trivium.rl.rollout import Rollout
 
 
@@ -31,8 +32,11 @@ class PPOConfig(Config):
     """How tokens are averaged; alpha is rescaled alike."""
     value_clip: float | None = Field(default=0.2, gt=0)
     """Half-width of the critic's trust interval about its old value; unset is off."""
-    truncation: Literal["terminal", "mask"] = "terminal"
-    """A response cut by the cap ends there (`terminal`), or is left out of the update (`mask`)."""
+    truncation: Literal["terminal", "bootstrap", "mask"] = "terminal"
+    """A response cut by the cap ends there (`terminal`), is worth the critic's value of what would have followed
+    (`bootstrap`), or is left out of the update (`mask`)."""
+    kl: KLPlace = "reward"
+    """Where the penalty for leaving M1 sits: in the reward, or in the loss as k1, k2 or k3."""
 
 
 class PPO:
@@ -43,14 +47,18 @@ class PPO:
     def __init__(self, config: PPOConfig):
         self.config = config
         self.aggregate: Aggregate = config.aggregate
+        self.kl: KLPlace = config.kl
 
     def advantages(self, rollout: Rollout) -> dict[str, float]:
         """GAE over real actions, whitened once per rollout; returns are taken before whitening."""
         if self.config.truncation == "mask":
             rollout.valid = rollout.valid & rollout.finished
         mask = rollout.loss_mask
+        after = None
+        if self.config.truncation == "bootstrap":
+            after = rollout.end_values.masked_fill(rollout.finished, 0.0)
         advantages, rollout.returns = gae(
-            rollout.rewards, rollout.values, mask, self.config.discount, self.config.gae_lambda
+            rollout.rewards, rollout.values, mask, self.config.discount, self.config.gae_lambda, after
         )
         _, mean, std = whitened = whiten(advantages, mask)
         rollout.advantages = whitened[0] if self.config.whiten else advantages

@@ -37,6 +37,8 @@ class Rollout:
     old_logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
     ref_logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
     values: Tensor = field(default_factory=lambda: torch.empty(0))
+    end_values: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(N,) value after the last token, for responses that the cap cut."""
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -107,6 +109,17 @@ def response_values(critic: Scorer, batch: ResponseBatch) -> Tensor:
     """(M,) value of the state before every response token, differentiable."""
     hidden = critic.hidden(batch.ids, batch.positions, branches=batch.branches).flatten(0, 1)[batch.predictors]
     return critic.scores(hidden)
+
+
+@torch.no_grad()
+def end_values(critic: Scorer, rollout: Rollout, max_tokens: int = 4096) -> Tensor:
+    """(N,) the critic's value of the state after each response's last token."""
+    out = torch.zeros(len(rollout.responses))
+    for batch in rollout.batches(max_tokens=max_tokens):
+        rows = batch.to(critic.device)
+        hidden = critic.hidden(rows.ids, rows.positions, branches=rows.branches).flatten(0, 1)[rows.last]
+        out[batch.responses] = critic.scores(hidden).float().cpu()
+    return out
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from trivium.model import Decoder
 from trivium.records import Task
 from trivium.rewards import RewardModel
 from trivium.rl.learner import LearnerConfig
-from trivium.rl.reward import penalise_unfinished
 from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.confinement import SandboxConfig, open_sandbox
@@ -43,7 +42,7 @@ class EvaluateConfig(Config):
     """Of sampling."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on an answer, in tokens."""
-    utility_prompts: int = Field(default=200, ge=2)
+    utility_prompts: int = Field(default=100, ge=2)
     """Prompts, of the same tasks, on whose answers L_R and Ω are measured; all answers of each count."""
     seq_len: int = Field(default=128, ge=2)
     """Tokens a row of held-out documents."""
@@ -64,7 +63,10 @@ def run(
     """Figures of each model; `utility/*` rows go to metrics.jsonl, answers to samples/."""
     folders = {name: context.run.artifact(name) for name in models}
     reward_folder, shards = context.run.artifact("R"), context.run.stage("data").path / "shards"
-    weights = {key: getattr(learner, key) for key in ("alpha", "beta", "gamma", "missing_eos")}
+    weights = {
+        key: getattr(learner, key)
+        for key in ("alpha", "beta", "gamma", "missing_eos", "overlong_buffer", "length_penalty")
+    }
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         bench = _Bench(context, config, learner, sft, stage, reward_folder, shards)
@@ -190,7 +192,7 @@ class _Bench:
             seed=self.context.seed,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            penalise=lambda scores, finished: penalise_unfinished(scores, finished, learner.missing_eos),
+            full_reward=learner.full_reward,
             samples=4,
         )
         return measured.row
