@@ -8,6 +8,7 @@ what the annotators were told with what the store holds: no acknowledged judgeme
 import argparse
 import http.client
 import json
+import os
 import re
 import signal
 import statistics
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings
 from trivium.preferences.web.server import DEFAULT_PORT
 
+ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = LabelSettings(overlap_share=0.1, overlap=2, repeat_share=0.05, gold_share=0)
 
 
@@ -107,7 +110,8 @@ def prepare(location: str, comparisons: int, voters: int, votes: int, port: int)
 def serve(location: str, port: int) -> subprocess.Popen[bytes]:
     """The page in a process of its own."""
     command = [sys.executable, "-m", "trivium", "prefs", "label", "nothing.db", "--store", location, "--no-open"]
-    return subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, env=environment)
 
 
 def check(location: str, voters: list[Voter]) -> dict[str, Any]:
@@ -131,15 +135,16 @@ def check(location: str, voters: list[Voter]) -> dict[str, Any]:
         }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the test and print its figures; 0 if nothing was lost or doubled."""
     parser = argparse.ArgumentParser(description="20 annotators at once, and SIGKILL in the middle.")
     parser.add_argument("--store", help="an empty postgresql:// database to use instead of a SQLite file")
     parser.add_argument("--comparisons", type=int, default=10_000)
     parser.add_argument("--voters", type=int, default=20)
     parser.add_argument("--votes", type=int, default=25, help="of each")
+    parser.add_argument("--alone", type=int, default=40, help="votes of one annotator alone, at the end")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT + 1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         location = options.store or str(Path(folder) / "preferences.db")
         voters = prepare(location, options.comparisons, options.voters, options.votes, options.port)
@@ -158,7 +163,7 @@ def main() -> int:
         for thread in threads:
             thread.join()
         elapsed = time.perf_counter() - started
-        alone = Voter("annotator 00", voters[0].cookie, options.port, 40)
+        alone = Voter("annotator 00", voters[0].cookie, options.port, options.alone)
         alone.work()
         voters.append(alone)
         server.send_signal(signal.SIGINT)
