@@ -6,6 +6,7 @@ them itself, and elsewhere they must not be installed.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ HEADER = """\
 def main() -> None:
     """Resolve and write the lock file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"], TORCH]
+    wanted = [*project["dependencies"], *requirements("test", project["optional-dependencies"]), TORCH]
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -37,6 +38,15 @@ def main() -> None:
     lines = [f"{name}=={version}\n" for name, version in sorted(pins.items())]
     (ROOT / "requirements.lock").write_text(HEADER + "".join(lines))
     print(f"requirements.lock: {len(lines)} packages")
+
+
+def requirements(extra: str, extras: dict[str, list[str]]) -> list[str]:
+    """What an extra asks for; `trivium[a,b]` in it stands for what those extras ask for."""
+    found = []
+    for line in extras[extra]:
+        own = re.fullmatch(r"trivium\[([\w,]+)\]", line)
+        found += [each for name in own[1].split(",") for each in requirements(name, extras)] if own else [line]
+    return found
 
 
 if __name__ == "__main__":

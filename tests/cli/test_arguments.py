@@ -16,7 +16,7 @@ from trivium.cli import main
         ("prefs import a.jsonl --stoer x", "--stoer: no such option. Did you mean --store?"),
         ("prefs import missing.jsonl", "missing.jsonl does not exist. Check the path."),
         ("prefs export out.jsonl --store none.db", "none.db does not exist."),
-        ("prefs label", "the labelling page comes with the `label` extra"),
+        ("prefs label", "runs/quickstart/preferences.db does not exist."),
         ("prefs ixport", "argument import|export|stats|label: invalid choice: 'ixport'"),
         ("runs nowhere", "nowhere is not a folder of runs."),
         ("runs --jsn", "--jsn: no such option. Did you mean --json?"),

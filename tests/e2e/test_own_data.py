@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 from trivium.cli import main
+from trivium.preferences.audit import write_settings
+from trivium.preferences.comparisons import fill
+from trivium.preferences.desk import LabellingDesk
+from trivium.preferences.people import add_person
+from trivium.preferences.store import PreferenceStore
+from trivium.preferences.votes import LabelSettings, Vote
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FILE = re.compile(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -82,9 +88,34 @@ def test_own_data_from_corpus_to_m2(own: Path, capsys: pytest.CaptureFixture[str
     assert main(["doctor", "data", "my-data/answers.jsonl", "--model", str(run / "M1")]) == 0
     assert main(["report", str(run)]) == 0
 
+    capsys.readouterr()
+    judge_by_hand(run / "preferences.db", 5)
+    assert main(["reward", "my.toml", *TINY]) == 2
+    assert "input judgements changed. Start it again with --force" in capsys.readouterr().err
+    assert main(["reward", "my.toml", *TINY, "--force"]) == 0
+    figures = json.loads((run / "reward/manifest.json").read_text())["result"]
+    assert figures["pairs_train"] + figures["pairs_heldout"] == 24 + 1 + 2 + 5
+    assert main(["reward", "my.toml", *TINY]) == 0, "and then it is done"
+
     strict = ["--reward.gate_on_probes", "true", "--reward.probe_floor", "1", "--force"]
     assert main(["reward", "my.toml", *TINY, *strict]) == 1
     assert "R prefers good answers to damaged copies too rarely (" in capsys.readouterr().err
+
+
+def judge_by_hand(path: Path, votes: int) -> None:
+    """What somebody says on the labelling page: so many judgements, and one that only checks them."""
+    with PreferenceStore(path) as store:
+        add_person(store, "ada", "owner")
+        write_settings(store, LabelSettings(overlap_share=0, repeat_share=0, gold_share=0), "ada")
+        fill(store)
+        desk = LabellingDesk(store)
+        for number in range(votes + 1):
+            if number == votes:
+                repeats = LabelSettings(overlap_share=0, repeat_share=0.5, repeat_after=1, gold_share=0, seed=2)
+                write_settings(store, repeats, "ada")
+            held = desk.next("ada")
+            assert held is not None and held.purpose == ("repeat" if number == votes else "first")
+            desk.vote("ada", held.id, Vote(choice="A"), f"request {number}")
 
 
 @pytest.mark.parametrize(

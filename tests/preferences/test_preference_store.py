@@ -17,7 +17,7 @@ from trivium.records import Message, Preference
 
 
 @pytest.fixture
-def store(tmp_path):
+def sqlite_store(tmp_path):
     with PreferenceStore(tmp_path / "preferences.db") as opened:
         yield opened
 
@@ -165,8 +165,8 @@ def test_edit_must_name_a_standing_judgement_of_the_prompt(store):
     assert store.counts()["prompts"] == 1, "a refused judgement leaves nothing behind"
 
 
-def test_judgements_cannot_be_changed_or_removed(store, tmp_path):
-    store.add_judgement(judgement())
+def test_judgements_cannot_be_changed_or_removed(sqlite_store, tmp_path):
+    sqlite_store.add_judgement(judgement())
     with sqlite3.connect(tmp_path / "preferences.db") as raw:
         for statement in ("UPDATE judgements SET margin = 1", "DELETE FROM judgements", "DELETE FROM rankings"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -266,10 +266,11 @@ def test_other_files_and_newer_versions_are_refused_in_one_line(tmp_path):
         PreferenceStore(tmp_path)
 
 
-def test_locked_file_is_told_apart_from_a_broken_one(store, tmp_path):
+def test_locked_file_is_told_apart_from_a_broken_one(sqlite_store, tmp_path):
+    store = sqlite_store
     with sqlite3.connect(tmp_path / "preferences.db", isolation_level=None) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        store._db.execute("PRAGMA busy_timeout = 50")
+        store.db.execute("PRAGMA busy_timeout = 50")
         with pytest.raises(RunDirError, match="in use by another process"):
             store.add_prompt("p")
         raw.execute("ROLLBACK")
@@ -290,7 +291,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_undoes_the_transaction(tmp_pa
     """SQLite's own limit on the file's size stands for the disk's; the command line tells it as any full disk."""
     with PreferenceStore(tmp_path / "a.db") as store:
         name = store.add_prompt("x = ")
-        store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0] + 2}")
+        store.db.execute(f"PRAGMA max_page_count = {store.db.value('PRAGMA page_count') + 2}")
         with pytest.raises(OSError) as caught, store.transaction():
             for index in range(1000):
                 store.add_samples([(name, Sample(text="1" * 500, finish="stop", sample=index))])

@@ -6,6 +6,7 @@ from pathlib import Path
 from trivium.base.errors import InputError
 from trivium.cli.arguments import Arguments, check_parent, print_json
 from trivium.cli.invocation import Invocation
+from trivium.cli.label import add_label_action
 
 DEFAULT_STORE = Path("runs/quickstart/preferences.db")
 
@@ -20,7 +21,9 @@ def _parser() -> Arguments:
     parser = Arguments("prefs", "Preferences: judgements between answers to the same prompt, in a SQLite file.")
     actions = parser.add_subparsers(title="actions", required=True, metavar="import|export|stats|label")
     shared = Arguments(add_help=False)
-    shared.add_argument("--store", type=Path, default=DEFAULT_STORE, help="the SQLite file [%(default)s]")
+    shared.add_argument(
+        "--store", type=_location, default=DEFAULT_STORE, help="the SQLite file, or a postgresql:// URL [%(default)s]"
+    )
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def action(name: str, function: object, summary: str) -> argparse.ArgumentParser:
@@ -28,8 +31,12 @@ def _parser() -> Arguments:
         part.set_defaults(action=function)
         return part
 
-    into = action("import", _import, "Read judgements from a JSONL or JSON file, plain or .gz or .zst")
-    into.add_argument("file", type=Path, help="pairs, rankings, PandaLM's or Open Assistant's form")
+    into = action("import", _import, "Read judgements from a JSONL or JSON file, plain or .gz or .zst, or a store")
+    into.add_argument(
+        "file",
+        type=_location,
+        help="pairs, rankings, PandaLM's or Open Assistant's form; a .db file or postgresql:// URL",
+    )
     into.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at a bad record [%(default)s]")
     out = action("export", _export, "Write the judgements as JSONL")
     out.add_argument("file", type=Path, help="where to, .gz by suffix")
@@ -37,7 +44,7 @@ def _parser() -> Arguments:
     out.add_argument("--split", choices=["train", "heldout"], help="one split only")
     out.add_argument("--source", help="judgements of one source only")
     action("stats", _stats, "Count what the store holds")
-    action("label", _label, "Judge answers in the browser")
+    add_label_action(actions)
     return parser
 
 
@@ -47,7 +54,11 @@ def _import(options: argparse.Namespace) -> int:
     from trivium.preferences.formats import import_preferences
     from trivium.preferences.store import PreferenceStore
 
-    if not options.store.exists():  # no store is made for a file that cannot be read
+    if isinstance(options.file, str) or options.file.suffix == ".db":
+        return _copy(options)
+    if (
+        isinstance(options.store, Path) and not options.store.exists()
+    ):  # no store is made for a file that cannot be read
         check_parent(options.store)
         with PreferenceStore(":memory:") as store:
             import_preferences(options.file, store, on_error=options.on_error)
@@ -57,8 +68,29 @@ def _import(options: argparse.Namespace) -> int:
         print_json(asdict(report))
     else:
         print("\n".join(report.lines()))
-        print(f"kept in {options.store}")
+        print(f"kept in {store.path}")
     return 0
+
+
+def _copy(options: argparse.Namespace) -> int:
+    """All judgements of another store, with what they superseded."""
+    from trivium.preferences.store import PreferenceStore
+    from trivium.preferences.transfer import copy_judgements
+
+    with PreferenceStore(options.file, create=False) as source, PreferenceStore(options.store) as target:
+        added = copy_judgements(source, target)
+        if options.json:
+            print_json({"path": source.path, "judgements": added.new, "duplicates": added.duplicates})
+        else:
+            print(f"{source.path}: {added.new} new judgements, {added.duplicates} there already")
+            print(f"kept in {target.path}")
+    return 0
+
+
+def _location(text: str) -> Path | str:
+    from trivium.preferences.database import is_url
+
+    return text if is_url(text) else Path(text)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -71,7 +103,7 @@ def _export(options: argparse.Namespace) -> int:
     with PreferenceStore(options.store, create=False) as store:
         sources = sorted({stored.judgement.source for stored in store.judgements()})
         if options.source is not None and options.source not in sources:
-            raise InputError(f"{options.store} holds no judgements of source {options.source!r}: {sources}. Name one.")
+            raise InputError(f"{store.path} holds no judgements of source {options.source!r}: {sources}. Name one.")
         count = export_preferences(store, options.file, options.form, split=options.split, source=options.source)
     if options.json:
         print_json({"path": str(options.file), "records": count})
@@ -103,10 +135,3 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _label(options: argparse.Namespace) -> int:
-    raise InputError(
-        "the labelling page comes with the `label` extra and is not part of this version. "
-        "`trivium prefs import FILE.jsonl` takes judgements made elsewhere."
-    )

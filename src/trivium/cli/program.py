@@ -30,7 +30,7 @@ COMMANDS = {
     "reward": Command("trivium.cli.stages:run_stage", "train the reward model R on the comparisons"),
     "rl": Command("trivium.cli.stages:run_stage", "improve M1 against R by PPO: M2"),
     "evaluate": Command("trivium.cli.stages:run_stage", "measure M0, M1 and M2 on held-out tasks"),
-    "prefs": Command("trivium.cli.prefs:run", "import, export and count preferences"),
+    "prefs": Command("trivium.cli.prefs:run", "label answers in the browser; import, export and count preferences"),
     "generate": Command("trivium.cli.generate:run", "complete prompts with a model"),
     "chat": Command("trivium.cli.chat:run", "talk to a model in the terminal"),
     "convert": Command("trivium.cli.convert:run", "copy a model directory, with its weights in another precision"),

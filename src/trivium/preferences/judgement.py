@@ -12,6 +12,9 @@ from trivium.records import Completion, Message, Preference, Record
 
 HELDOUT_FRACTION = 0.1
 
+CHECK_SOURCE = "human-check"
+"""Source of judgements that check people (repeats, gold): they train nothing unless this source is asked for."""
+
 Prompt = str | tuple[Message, ...]
 
 

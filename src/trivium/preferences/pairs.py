@@ -58,8 +58,8 @@ def ranked_from_store(
     keep_ties: bool = False,
     counts: Counter[str] | None = None,
 ) -> list[RankedPrompt]:
-    """Training groups of the judgements in force; see `ranked_prompts`."""
-    judgements = (stored.judgement for stored in store.judgements(split, source, round))
+    """Training groups of the judgements in force, repeats and gold left out; see `ranked_prompts`."""
+    judgements = (stored.judgement for stored in store.training_judgements(split, source, round))
     return ranked_prompts(judgements, max_completions=max_completions, seed=seed, keep_ties=keep_ties, counts=counts)
 
 

@@ -1,12 +1,12 @@
-"""Between the records of preference data and the rows of `preferences.db`; names are hashes of content."""
+"""Between the records of preference data and the rows of a preference database; names are hashes of content."""
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trivium.base.errors import DataError
+from trivium.preferences.database import Row
 from trivium.preferences.judgement import Judgement, Prompt, Sample, content_id, prompt_split, prompt_text
 from trivium.records import Message
 
@@ -76,14 +76,14 @@ def judgement_content(prompt: str, judgement: Judgement, samples: list[str]) -> 
     )
 
 
-def prompt_of(row: sqlite3.Row) -> Prompt:
+def prompt_of(row: Row) -> Prompt:
     """The prompt as it was given: text, or the messages of a conversation."""
     if row["messages"] is None:
         return row["text"]
     return tuple(Message(**message) for message in json.loads(row["messages"]))
 
 
-def sample_of(row: sqlite3.Row) -> Sample:
+def sample_of(row: Row) -> Sample:
     """The completion of a row."""
     names = ("text", "finish", "model", "round", "sample", "tests_passed", "tests_total", "verdict")
     passed = None if row["passed"] is None else bool(row["passed"])
@@ -97,7 +97,7 @@ def where_clause(also: str = "", **columns: Any) -> tuple[str, list[Any]]:
     return ("WHERE " + " AND ".join(clauses) if clauses else ""), list(given.values())
 
 
-def stored_judgement(row: sqlite3.Row, ranked: Sequence[sqlite3.Row]) -> StoredJudgement:
+def stored_judgement(row: Row, ranked: Sequence[Row]) -> StoredJudgement:
     """A judgement from its row, joined with its prompt, and its rankings in order, joined with the completions."""
     tiers: dict[int, list[int]] = {}
     for index, each in enumerate(ranked):

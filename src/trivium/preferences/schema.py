@@ -1,11 +1,22 @@
-"""The tables of `preferences.db` and how an older file is brought up to them."""
+"""The tables of a preference database and how an older one is brought up to them."""
 
-import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-APPLICATION_ID = 0x54524956
-"""Marks the file as ours ("TRIV"), in SQLite's own header field."""
+from trivium.preferences.database import Database
 
-MIGRATIONS: tuple[str, ...] = (
+
+@dataclass(frozen=True)
+class Migration:
+    """One step of the schema."""
+
+    script: str
+    """Statements, each ended by a semicolon, in the words that SQLite and PostgreSQL share."""
+    append_only: tuple[str, ...] = ()
+    """Tables of this step whose rows the database itself keeps as they are."""
+
+
+JUDGEMENTS = Migration(
     """
     CREATE TABLE prompts (
         id TEXT PRIMARY KEY,
@@ -53,42 +64,135 @@ MIGRATIONS: tuple[str, ...] = (
         tier INTEGER,
         PRIMARY KEY (judgement, position)
     ) WITHOUT ROWID;
-    CREATE TRIGGER judgements_stay BEFORE UPDATE ON judgements
-        BEGIN SELECT RAISE (ABORT, 'judgements are append-only'); END;
-    CREATE TRIGGER judgements_remain BEFORE DELETE ON judgements
-        BEGIN SELECT RAISE (ABORT, 'judgements are append-only'); END;
-    CREATE TRIGGER rankings_stay BEFORE UPDATE ON rankings
-        BEGIN SELECT RAISE (ABORT, 'judgements are append-only'); END;
-    CREATE TRIGGER rankings_remain BEFORE DELETE ON rankings
-        BEGIN SELECT RAISE (ABORT, 'judgements are append-only'); END;
     """,
+    append_only=("judgements", "rankings"),
 )
+
+LABELLING = Migration(
+    """
+    CREATE TABLE people (
+        name TEXT PRIMARY KEY,
+        role TEXT NOT NULL CHECK (role IN ('annotator', 'reviewer', 'owner')),
+        password TEXT NOT NULL DEFAULT '',
+        active INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),
+        created TEXT NOT NULL
+    );
+    CREATE TABLE invitations (
+        token TEXT PRIMARY KEY,
+        role TEXT NOT NULL CHECK (role IN ('annotator', 'reviewer', 'owner')),
+        invited_by TEXT NOT NULL REFERENCES people (name),
+        created TEXT NOT NULL,
+        expires TEXT NOT NULL,
+        accepted_by TEXT REFERENCES people (name)
+    );
+    CREATE TABLE sessions (
+        token TEXT PRIMARY KEY,
+        person TEXT NOT NULL REFERENCES people (name),
+        created TEXT NOT NULL,
+        expires TEXT NOT NULL
+    );
+    CREATE TABLE label_settings (
+        version INTEGER PRIMARY KEY,
+        content TEXT NOT NULL,
+        person TEXT NOT NULL,
+        created TEXT NOT NULL
+    );
+    CREATE TABLE guidelines (
+        version INTEGER PRIMARY KEY,
+        content TEXT NOT NULL,
+        person TEXT NOT NULL,
+        created TEXT NOT NULL
+    );
+    CREATE TABLE comparisons (
+        id TEXT PRIMARY KEY,
+        prompt TEXT NOT NULL REFERENCES prompts (id),
+        place TEXT NOT NULL,
+        priority REAL NOT NULL DEFAULT 0,
+        wanted INTEGER NOT NULL DEFAULT 1,
+        extra INTEGER NOT NULL DEFAULT 0,
+        judged INTEGER NOT NULL DEFAULT 0,
+        gold TEXT,
+        active INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),
+        created TEXT NOT NULL
+    );
+    CREATE INDEX comparisons_by_place ON comparisons (place);
+    CREATE TABLE comparison_members (
+        comparison TEXT NOT NULL REFERENCES comparisons (id),
+        position INTEGER NOT NULL,
+        completion TEXT NOT NULL REFERENCES completions (id),
+        PRIMARY KEY (comparison, position)
+    ) WITHOUT ROWID;
+    CREATE TABLE assignments (
+        id TEXT PRIMARY KEY,
+        comparison TEXT NOT NULL REFERENCES comparisons (id),
+        person TEXT NOT NULL REFERENCES people (name),
+        number INTEGER NOT NULL,
+        purpose TEXT NOT NULL CHECK (purpose IN ('first', 'repeat', 'gold')),
+        arrangement TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('open', 'judged', 'skipped', 'released')),
+        leased_until TEXT NOT NULL,
+        draft TEXT NOT NULL DEFAULT '{}',
+        execution_seen INTEGER NOT NULL DEFAULT 0 CHECK (execution_seen IN (0, 1)),
+        judgement TEXT REFERENCES judgements (id),
+        created TEXT NOT NULL,
+        closed TEXT,
+        UNIQUE (person, number)
+    );
+    CREATE INDEX assignments_by_comparison ON assignments (comparison, state);
+    CREATE INDEX assignments_by_person ON assignments (person, state, closed);
+    CREATE TABLE answers (
+        request TEXT PRIMARY KEY,
+        assignment TEXT NOT NULL REFERENCES assignments (id),
+        outcome TEXT NOT NULL,
+        judgement TEXT REFERENCES judgements (id),
+        created TEXT NOT NULL
+    );
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY,
+        created TEXT NOT NULL,
+        person TEXT NOT NULL,
+        action TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        details TEXT NOT NULL DEFAULT '{}'
+    );
+    """,
+    append_only=("label_settings", "guidelines", "answers", "audit"),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (JUDGEMENTS, LABELLING)
 """Entry n brings version n to n + 1. Entries are only ever added."""
 
 
-def migrate(connection: sqlite3.Connection) -> int:
-    """Bring the file to the newest version, each step in a transaction of its own.
+def migrate(database: Database) -> int:
+    """Bring the database to the newest version, each step in a transaction of its own.
 
     Returns:
-        The version found; greater than `len(MIGRATIONS)` when a newer release wrote the file (left untouched).
+        The version found; greater than `len(MIGRATIONS)` when a newer release wrote it (left untouched).
     """
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied TEXT NOT NULL)")
-    found = schema_version(connection)
+    if not database.is_ours:
+        with database.transaction():
+            table = "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied TEXT NOT NULL)"
+            database.execute(database.translate(table))
+            database.mark()
+    found = schema_version(database)
     for version in range(found, len(MIGRATIONS)):
-        # Should two processes migrate at the same moment, the second waits at BEGIN and its INSERT is refused.
-        script = (
-            f"BEGIN IMMEDIATE; INSERT INTO migrations VALUES ({version + 1}, datetime('now'));"
-            f"{MIGRATIONS[version]}; COMMIT;"
-        )
-        try:
-            connection.executescript(script)
-        except sqlite3.IntegrityError:
-            connection.rollback()
+        with database.transaction():
+            if schema_version(database) == version:  # else another process has just done it
+                _apply(database, MIGRATIONS[version])
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                database.execute("INSERT INTO migrations VALUES (?, ?)", (version + 1, now))
     return found
 
 
-def schema_version(connection: sqlite3.Connection) -> int:
-    """The number of migrations this file has been through."""
-    return connection.execute("SELECT COALESCE(MAX(version), 0) FROM migrations").fetchone()[0]
+def schema_version(database: Database) -> int:
+    """The number of migrations this database has been through."""
+    return database.value("SELECT COALESCE(MAX(version), 0) FROM migrations")
+
+
+def _apply(database: Database, migration: Migration) -> None:
+    for statement in database.translate(migration.script).split(";"):
+        if statement.strip():
+            database.execute(statement)
+    for table in migration.append_only:
+        for statement in database.append_only(table):
+            database.execute(statement)

@@ -1,13 +1,9 @@
-"""`preferences.db`: prompts, sampled completions and append-only judgements in one SQLite file.
+"""Prompts, sampled completions and append-only judgements: `preferences.db`, or a PostgreSQL database by URL.
 
 Rows are named by the hash of their content, so adding them again changes nothing: a collection that was killed and
 starts over neither loses nor doubles any.
 """
 
-import errno
-import json
-import os
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +13,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
-
-from trivium.base.errors import DataError, RunDirError
-from trivium.preferences.judgement import HELDOUT_FRACTION, Judgement, Prompt, Sample, content_id, judged_pairs
+from trivium.base.errors import DataError
+from trivium.preferences.database import Row, open_database
+from trivium.preferences.judgement import (
+    CHECK_SOURCE,
+    HELDOUT_FRACTION,
+    Judgement,
+    Prompt,
+    Sample,
+    content_id,
+    judged_pairs,
+)
 from trivium.preferences.rows import (
     StoredJudgement,
     StoredPrompt,
@@ -34,16 +37,15 @@ from trivium.preferences.rows import (
     stored_judgement,
     where_clause,
 )
-from trivium.preferences.schema import APPLICATION_ID, MIGRATIONS, migrate
+from trivium.preferences.schema import MIGRATIONS, migrate
 from trivium.records import Preference
 
 _ACTIVE = """
     NOT EXISTS (SELECT 1 FROM judgements AS newer WHERE newer.supersedes = judgements.id)
     AND EXISTS (SELECT 1 FROM rankings WHERE judgement = judgements.id AND tier IS NOT NULL)
 """
-_CHUNK = 1000
-_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
-"""What SQLite makes of a full or failing disk, and what it is everywhere else."""
+_JUDGED = "judgements.*, text, messages, split FROM judgements JOIN prompts ON prompts.id = judgements.prompt"
+_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -60,55 +62,38 @@ class Added:
 
 
 class PreferenceStore:
-    """The preferences of one run.
+    """The preferences of one run, or of a team.
 
     Args:
-        path: the SQLite file, or `:memory:`.
-        create: False refuses a path that does not exist yet.
+        location: the SQLite file, `:memory:`, or a `postgresql://` URL.
+        create: False refuses a place that holds no preferences yet.
         heldout_fraction: share of prompts held out; applies to prompts as they are added.
     Raises:
-        DataError: the path is missing, or holds something else than preferences of a known version.
+        DataError: the place is missing, cannot be reached, or holds something else than preferences of a known version.
         RunDirError: another process has kept the file locked.
     """
 
-    def __init__(self, path: Path | str, *, create: bool = True, heldout_fraction: float = HELDOUT_FRACTION) -> None:
+    def __init__(self, location: Path | str, *, create: bool = True, heldout_fraction: float = HELDOUT_FRACTION):
         if not 0 <= heldout_fraction < 1:
             raise DataError(f"heldout_fraction is {heldout_fraction}; it must be at least 0 and below 1.")
-        self.path = str(path)
         self.heldout_fraction = heldout_fraction
-        if self.path != ":memory:":
-            if not create and not Path(path).is_file():
-                raise DataError(f"{path} does not exist. Collect or import preferences first.")
-            try:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"{path} cannot be made: {error.strerror}. Name another place.") from None
-        with self._explained():
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            try:
-                self._prepare(create)
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self, create: bool) -> None:
-        self._db.row_factory = sqlite3.Row
-        kind = self._db.execute("PRAGMA application_id").fetchone()[0]
-        if kind != APPLICATION_ID and self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-            raise DataError(f"{self.path} is a database of something else. Name a new file for the preferences.")
-        if kind != APPLICATION_ID and not create:
-            raise DataError(f"{self.path} holds no preferences. Collect or import some first.")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")  # an acknowledged judgement is on disk
-        self._db.execute("PRAGMA foreign_keys = ON")
-        if (found := migrate(self._db)) > len(MIGRATIONS):
-            raise DataError(
-                f"{self.path} has version {found}, this release knows {len(MIGRATIONS)}. Use the release that wrote it."
-            )
+        self.db = open_database(location, create=create)
+        self.path = self.db.name
+        try:
+            with self.db.explained():
+                found = migrate(self.db)
+            if found > len(MIGRATIONS):
+                raise DataError(
+                    f"{self.path} has version {found}, this release knows {len(MIGRATIONS)}. "
+                    "Use the release that wrote it."
+                )
+        except BaseException:
+            self.db.close()
+            raise
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded in when no other process has it open."""
-        self._db.close()
+        """Close the connection."""
+        self.db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,37 +104,8 @@ class PreferenceStore:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes inside happen together or not at all; inside another transaction, they join it."""
-        if self._db.in_transaction:
+        with self.db.transaction():
             yield
-            return
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise RunDirError(f"{self.path} is in use by another process. Try again when it is done.") from error
-            if number := _DISK.get(error.sqlite_errorcode & 0xFF):  # the lower byte is the kind
-                raise OSError(number, os.strerror(number), self.path) from error
-            raise DataError(f"{self.path} cannot be used: {error}. Check path and permissions.") from error
-        except (json.JSONDecodeError, ValidationError):
-            raise DataError(
-                f"{self.path} holds a damaged record. Restore it from a copy, or name another file."
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path} is no sound preference database: {error}. Restore it from a copy, or name another file."
-            ) from error
 
     # Writing
 
@@ -167,7 +123,7 @@ class PreferenceStore:
         """
         rows = [prompt_row(*each, self.heldout_fraction) for each in prompts]
         with self.transaction():
-            self._db.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING", rows)
+            self.db.execute_many("INSERT INTO prompts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING", rows)
         return [row[0] for row in rows]
 
     def add_samples(self, samples: Iterable[tuple[str, Sample]]) -> list[str]:
@@ -201,13 +157,13 @@ class PreferenceStore:
         return Added(tuple(keys), new, len(keys) - new, kept_split)
 
     def _write_samples(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._db.executemany(
+        self.db.execute_many(
             """
             INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET
                 passed = excluded.passed, tests_passed = excluded.tests_passed,
                 tests_total = excluded.tests_total, verdict = excluded.verdict
-            WHERE excluded.passed IS NOT NULL OR (passed IS NULL AND excluded.verdict != '')
+            WHERE excluded.passed IS NOT NULL OR (completions.passed IS NULL AND excluded.verdict != '')
             """,
             rows,
         )
@@ -216,10 +172,7 @@ class PreferenceStore:
         """Write one chunk, append its names to `keys`; (judgements new, judgements whose split was not taken)."""
         names = self.add_prompts((judgement.prompt, "", judgement.split) for judgement in chunk)
         wished = [(name, judgement.split) for name, judgement in zip(names, chunk, strict=True) if judgement.split]
-        kept = sum(
-            self._db.execute("SELECT split != ? FROM prompts WHERE id = ?", (split, name)).fetchone()[0]
-            for name, split in wished
-        )
+        kept = sum(self.db.value("SELECT split FROM prompts WHERE id = ?", (name,)) != split for name, split in wished)
         new, now = 0, datetime.now(UTC).isoformat(timespec="milliseconds")
         samples = [[sample_row(name, each) for each in j.completions] for name, j in zip(names, chunk, strict=True)]
         self._write_samples([row for rows in samples for row in rows])
@@ -237,8 +190,8 @@ class PreferenceStore:
         content = judgement_content(name, judgement, samples)
         key = content_id(content, judgement.supersedes) if judgement.supersedes else content
         column, value = ("id", key) if judgement.supersedes else ("content", content)
-        if found := self._db.execute(f"SELECT id FROM judgements WHERE {column} = ?", (value,)).fetchone():
-            return found[0], False
+        if found := self.db.row(f"SELECT id FROM judgements WHERE {column} = ?", (value,)):
+            return found["id"], False
         if judgement.supersedes:
             self._check_superseded(name, judgement.supersedes)
         row = (
@@ -246,27 +199,27 @@ class PreferenceStore:
             *(judgement.margin, judgement.agreement, judgement.comment, compact_json(judgement.details)),
             *(now, judgement.supersedes or None),
         )
-        self._db.execute(f"INSERT INTO judgements VALUES ({', '.join('?' * len(row))})", row)
-        self._db.executemany(
+        self.db.execute(f"INSERT INTO judgements VALUES ({', '.join('?' * len(row))})", row)
+        self.db.execute_many(
             "INSERT INTO rankings VALUES (?, ?, ?, ?)",
             [(key, at, sample, tier) for at, (sample, tier) in enumerate(zip(samples, judgement.tiers, strict=True))],
         )
         return key, True
 
     def _check_superseded(self, name: str, older: str) -> None:
-        found = self._db.execute("SELECT prompt FROM judgements WHERE id = ?", (older,)).fetchone()
-        if found is None or found[0] != name:
+        found = self.db.row("SELECT prompt FROM judgements WHERE id = ?", (older,))
+        if found is None or found["prompt"] != name:
             raise DataError(f"supersedes names {older!r}, which is no judgement of this prompt in {self.path}.")
-        newer = self._db.execute("SELECT id FROM judgements WHERE supersedes = ?", (older,)).fetchone()
+        newer = self.db.row("SELECT id FROM judgements WHERE supersedes = ?", (older,))
         if newer is not None:
-            raise DataError(f"Judgement {older} has been replaced by {newer[0]} already. Supersede that one.")
+            raise DataError(f"Judgement {older} has been replaced by {newer['id']} already. Supersede that one.")
 
     # Reading
 
     def prompts(self, split: str | None = None) -> list[StoredPrompt]:
         """All prompts, or those of one split, in the order of their text."""
         where, values = where_clause(split=split)
-        rows = self._read(f"SELECT id, text, messages, task, split FROM prompts {where} ORDER BY text, id", values)
+        rows = self.db.rows(f"SELECT id, text, messages, task, split FROM prompts {where} ORDER BY text, id", values)
         return [StoredPrompt(row["id"], prompt_of(row), row["task"], row["split"]) for row in rows]
 
     def completions(
@@ -274,20 +227,20 @@ class PreferenceStore:
     ) -> list[StoredSample]:
         """Completions by prompt, round, model and sample index; of one prompt, round or model where given."""
         where, values = where_clause(prompt=prompt_id, round=round, model=model)
-        rows = self._read(f"SELECT * FROM completions {where} ORDER BY prompt, round, model, sample, id", values)
-        with self._explained():
+        rows = self.db.rows(f"SELECT * FROM completions {where} ORDER BY prompt, round, model, sample, id", values)
+        with self.db.explained():
             return [StoredSample(row["id"], row["prompt"], sample_of(row)) for row in rows]
 
     def sampled(self, model: str, round: int) -> dict[str, set[int]]:
         """Prompt id → the sample indices that are there: what a resumed collection need not sample again."""
         found: dict[str, set[int]] = {}
-        for row in self._read("SELECT prompt, sample FROM completions WHERE model = ? AND round = ?", (model, round)):
+        for row in self.db.rows("SELECT prompt, sample FROM completions WHERE model = ? AND round = ?", (model, round)):
             found.setdefault(row["prompt"], set()).add(row["sample"])
         return found
 
     def unjudged(self, source: str, round: int) -> list[str]:
         """Prompts with at least two completions of `round` and no judgement of `source` in that round."""
-        rows = self._read(
+        rows = self.db.rows(
             """
             SELECT prompt FROM completions WHERE round = ? GROUP BY prompt HAVING COUNT(*) > 1
             EXCEPT SELECT prompt FROM judgements WHERE round = ? AND source = ? ORDER BY prompt
@@ -314,15 +267,27 @@ class PreferenceStore:
             **{"prompts.split": split, "source": source, "round": round, "annotator": annotator},
             also="" if history else _ACTIVE,
         )
-        rows = self._read(
-            f"""
-            SELECT judgements.*, text, messages, split FROM judgements JOIN prompts ON prompts.id = judgements.prompt
-            {where} ORDER BY text, source, record, judgements.id
-            """,
-            values,
-        )
-        for row in rows:
-            yield self._judgement(row)
+        rows = self.db.rows(f"SELECT {_JUDGED} {where} ORDER BY text, source, record, judgements.id", values)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            ranked = self._ranked([row["id"] for row in chunk])
+            for row in chunk:
+                with self.db.explained():
+                    stored = stored_judgement(row, ranked.get(row["id"], []))
+                yield stored
+
+    def judgement(self, key: str) -> Judgement:
+        """One judgement by its name, whether in force or not.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        query = f"SELECT {_JUDGED} WHERE judgements.id = ?"
+        row = self.db.row(query, (key,))
+        if row is None:
+            raise DataError(f"{self.path} has no judgement {key!r}.")
+        with self.db.explained():
+            return stored_judgement(row, self._ranked([key]).get(key, [])).judgement
 
     def pairs(
         self,
@@ -332,34 +297,53 @@ class PreferenceStore:
         counts: Counter[str] | None = None,
     ) -> Iterator[Preference]:
         """The pairs of the judgements in force, ties marked; `counts` tells what was given and left out and why."""
-        for stored in self.judgements(split, source, round):
+        for stored in self.training_judgements(split, source, round):
             yield from judged_pairs(stored.judgement, counts)
+
+    def training_judgements(
+        self, split: str | None = None, source: str | None = None, round: int | None = None
+    ) -> Iterator[StoredJudgement]:
+        """Judgements in force but for those that check people, unless their source is the one asked for."""
+        for stored in self.judgements(split, source, round):
+            if source is not None or stored.judgement.source != CHECK_SOURCE:
+                yield stored
 
     def counts(self) -> dict[str, int]:
         """How many prompts, completions, judgements in force and judgements superseded or retracted there are."""
-        tables = {name: self._read(f"SELECT COUNT(*) FROM {name}")[0][0] for name in ("prompts", "completions")}
-        every = self._read("SELECT COUNT(*) FROM judgements")[0][0]
-        active = self._read(f"SELECT COUNT(*) FROM judgements WHERE {_ACTIVE}")[0][0]
+        tables = {name: self.db.value(f"SELECT COUNT(*) FROM {name}") for name in ("prompts", "completions")}
+        every = self.db.value("SELECT COUNT(*) FROM judgements")
+        active = self.db.value(f"SELECT COUNT(*) FROM judgements WHERE {_ACTIVE}")
         return {**tables, "judgements": active, "superseded": every - active}
 
-    def fingerprint(self) -> str:
-        """A name for the content in force: judgements, and completions with their outcomes."""
-        judgements = self._read(f"SELECT id FROM judgements WHERE {_ACTIVE} ORDER BY id")
-        completions = self._read("SELECT id, passed, tests_passed FROM completions ORDER BY id")
-        splits = self._read("SELECT id, split FROM prompts ORDER BY id")
-        return content_id(*([list(row) for row in rows] for rows in (judgements, completions, splits)))
+    def fingerprint(self, through_round: int | None = None) -> str:
+        """A name for the content in force: judgements, and completions with their outcomes.
 
-    def _read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        with self._explained():
-            return self._db.execute(query, values).fetchall()
-
-    def _judgement(self, row: sqlite3.Row) -> StoredJudgement:
-        ranked = self._read(
-            """
-            SELECT tier, completions.* FROM rankings JOIN completions ON completions.id = completion
-            WHERE judgement = ? ORDER BY position
-            """,
-            (row["id"],),
+        Args:
+            through_round: only what a reward model of that round learns from: nothing of later rounds, no prompts
+                that nobody has judged, no judgements that check people.
+        """
+        if through_round is None:
+            scope = judged = prompts = ""
+        else:
+            scope = f" AND round <= {int(through_round)}"
+            judged = f"{scope} AND source != '{CHECK_SOURCE}'"
+            prompts = f" WHERE id IN (SELECT prompt FROM judgements WHERE {_ACTIVE}{judged})"
+        queries = (
+            f"SELECT id FROM judgements WHERE {_ACTIVE}{judged} ORDER BY id",
+            f"SELECT id, passed, tests_passed FROM completions WHERE 1 = 1{scope} ORDER BY id",
+            f"SELECT id, split FROM prompts{prompts} ORDER BY id",
         )
-        with self._explained():
-            return stored_judgement(row, ranked)
+        return content_id(*([list(row.values()) for row in self.db.rows(query)] for query in queries))
+
+    def _ranked(self, keys: Sequence[str]) -> dict[str, list[Row]]:
+        """The rankings of some judgements, joined with the completions, in order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.db.rows(
+            f"""
+            SELECT judgement, tier, completions.* FROM rankings JOIN completions ON completions.id = completion
+            WHERE judgement IN ({", ".join("?" * len(keys))}) ORDER BY judgement, position
+            """,
+            keys,
+        ):
+            found.setdefault(row["judgement"], []).append(row)
+        return found

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from trivium.base.files import write_text
+from trivium.base.text import visible
 from trivium.report import charts, tables
 from trivium.report.source import RunData, read_run
-from trivium.report.values import duration, mapping, scalar, visible
+from trivium.report.values import duration, mapping, scalar
 
 SHOWN_ANSWERS = 8
 FOLDED_ANSWERS = 40

@@ -1,7 +1,6 @@
 """Values as a reader sees them; whatever is missing or malformed becomes a dash, never an error."""
 
 import math
-import unicodedata
 from typing import Any
 
 DASH = "–"
@@ -90,18 +89,3 @@ def scalar(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(scalar(item) for item in value)
     return DASH if value is None else str(value)
-
-
-def visible(value: Any) -> Any:
-    """Text in which control, direction-changing and broken characters are shown by number, not obeyed."""
-    if type(value) is not str:  # Markup has passed here before
-        return value
-    if value.isprintable():
-        return value
-    return "".join(
-        f"⟨U+{ord(letter):04X}⟩" if letter not in "\n\t" and unicodedata.category(letter) in _HIDDEN else letter
-        for letter in value
-    )
-
-
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}

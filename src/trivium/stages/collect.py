@@ -22,7 +22,7 @@ from trivium.runs import StageDir
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import Answer, answer_tasks, judge_answers, pass_share
 from trivium.stages.stage import Context, note, perform
-from trivium.stages.tasks import TaskConfig
+from trivium.stages.tasks import TaskConfig, collected_tasks
 from trivium.tokenizer import Tokenizer
 
 
@@ -80,8 +80,8 @@ def run(
 
 def _load(context: Context, config: CollectConfig, policy: Path, round: int) -> tuple[Decoder, Tokenizer, list[Task]]:
     """Who answers, and the tasks of the round."""
-    wanted = config.tasks if round == 0 else config.tasks.model_copy(update={"count": config.later_tasks})
-    return context.load_model(policy), Tokenizer.load(policy), wanted.load(context.seed, f"collect-{round}", "train")
+    tasks = collected_tasks(config.tasks, config.later_tasks, context.seed, round)
+    return context.load_model(policy), Tokenizer.load(policy), tasks
 
 
 def _imported(stage: StageDir, report: ImportReport) -> dict[str, Any]:

@@ -204,7 +204,11 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         model.save(artifact)
         return model.figures | {"mean": model.mean, "std": model.std}, [artifact]
 
-    inputs: dict[str, Path | str] = {"M1": base, "comparisons": collected(context, round)}
+    inputs: dict[str, Path | str] = {
+        "M1": base,
+        "comparisons": collected(context, round),
+        "judgements": judged(context, round),
+    }
     if previous is not None:
         inputs["previous"] = previous
     return perform(context, name, __name__, config, inputs=inputs, parents=["M1"], body=body)
@@ -214,6 +218,14 @@ def collected(context: Context, round: int) -> Path:
     """What the round's collection left: the comparisons in the order of the store."""
     name = "collect" if round == 0 else f"collect-{round + 1}"
     return context.run.stage(name).samples / "preferences.jsonl"
+
+
+def judged(context: Context, round: int) -> str:
+    """A name for the judgements to learn from: those of people come after the collection, at any time."""
+    if not context.run.preferences_path.exists():
+        return ""
+    with PreferenceStore(context.run.preferences_path, create=False) as store:
+        return store.fingerprint(through_round=round)
 
 
 def _groups(

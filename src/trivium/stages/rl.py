@@ -31,7 +31,7 @@ from trivium.sandbox import Sandbox
 from trivium.stages.artifacts import save_artifact
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import encode_prompt
-from trivium.stages.reward import collected, tokenise
+from trivium.stages.reward import collected, judged, tokenise
 from trivium.stages.rl_config import RLConfig
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
@@ -69,7 +69,7 @@ def run(
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
     inputs |= {"sft": sft.model_dump_json()}
     if config.offline:
-        inputs |= {"comparisons": collected(context, round)}
+        inputs |= {"comparisons": collected(context, round), "judgements": judged(context, round)}
     return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], body=body)
 
 

@@ -53,3 +53,9 @@ class TaskConfig(Config):
     def inputs(self) -> dict[str, Path | str]:
         """What a stage's fingerprint must know beside this config."""
         return {"tasks": Path(self.path)} if self.path else {}
+
+
+def collected_tasks(tasks: TaskConfig, later_tasks: int, seed: int, round: int) -> list[Task]:
+    """The tasks of one collection round, later rounds having a number of their own."""
+    wanted = tasks if round == 0 else tasks.model_copy(update={"count": later_tasks})
+    return wanted.load(seed, f"collect-{round}", "train")

@@ -315,10 +315,9 @@ CASES = [
         "prefs export mine.toml/x.jsonl --store runs/mine/preferences.db",
     ),
     case(
-        "labelling, which is not there",
-        "the labelling page comes with the `label` extra and is not part of this version. `trivium prefs "
-        "import FILE.jsonl` takes judgements made elsewhere.",
-        "prefs label",
+        "answers to label that are not there",
+        "nowhere/preferences.db does not exist. Collect or import preferences first.",
+        "prefs label nowhere",
     ),
     case(
         "runs of a file",

@@ -355,7 +355,7 @@ CASES = [
     ),
     case(
         "a store of a later release",
-        "runs/mine/preferences.db has version 99, this release knows 1. Use the release that wrote it.",
+        "runs/mine/preferences.db has version 99, this release knows 2. Use the release that wrote it.",
         f"prefs stats --store {STORE}",
         sql(STORE, "INSERT INTO migrations VALUES (99, 'tomorrow')"),
     ),

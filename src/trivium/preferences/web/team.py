@@ -1,0 +1,284 @@
+"""`/stats` for everybody, `/export` for reviewers, `/admin` for owners."""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+
+from trivium.base.errors import DataError
+from trivium.preferences import audit, people
+from trivium.preferences.comparisons import fill, set_gold
+from trivium.preferences.desk import LabellingDesk
+from trivium.preferences.disagreement import ask_another, disagreements
+from trivium.preferences.formats import export_preferences
+from trivium.preferences.judgement import Judgement
+from trivium.preferences.statistics import preference_stats
+from trivium.preferences.store import PreferenceStore
+from trivium.preferences.votes import HUMAN, Criterion, LabelSettings
+from trivium.preferences.web.access import Visit
+from trivium.preferences.web.app import Form, OfSite, Owner, Reviewer, Signed, Site, owner, page_values, text_of
+from trivium.preferences.web.figures import person_figures
+from trivium.preferences.web.rendering import code, prompt_parts
+
+router = APIRouter()
+
+FORMS = {"full": "Everything, one judgement a line (JSONL)", "pairs": "Plain pairs (JSONL)", "log": "The raw log (CSV)"}
+WARN_BELOW = 20
+"""Shares over fewer are marked as uncertain."""
+
+
+@router.get("/stats")
+def stats(visit: Signed, site: OfSite) -> Response:
+    """Counts: everybody's for reviewers, one's own for annotators."""
+    everybody = visit.person.role != "annotator"
+    names = [each.name for each in people.people(visit.store)] if everybody else [visit.person.name]
+    rows = [figures for name in names if (figures := person_figures(visit.store, name)).judged or not everybody]
+    states = visit.store.db.rows(
+        """
+        SELECT COUNT(*) AS every, SUM(CASE WHEN judged > 0 THEN 1 ELSE 0 END) AS begun,
+            SUM(CASE WHEN judged >= wanted THEN 1 ELSE 0 END) AS finished FROM comparisons WHERE active = 1
+        """
+    )[0]
+    return site.render(
+        "stats.html",
+        rows=rows,
+        everybody=everybody,
+        comparisons={name: value or 0 for name, value in states.items()},
+        store=preference_stats(visit.store) if everybody else None,
+        warn_below=WARN_BELOW,
+        **page_values(visit, "stats"),
+    )
+
+
+@router.get("/disagreements")
+def disagreement_page(visit: Reviewer, site: OfSite, said: str = "") -> Response:
+    """Comparisons that people judged differently; answers are numbered as they lie in the store."""
+    language = audit.read_settings(visit.store).language
+    rows = [
+        {
+            "id": each.comparison.id,
+            "asked": each.asked,
+            "prompt": prompt_parts(each.comparison.prompt, language),
+            "answers": [code(sample.text, language) for sample in each.comparison.samples],
+            "said": [(said.annotator, _in_words(said), said.comment) for said in each.judgements],
+        }
+        for each in disagreements(visit.store)
+    ]
+    told = "One person more will be asked." if said else ""
+    return site.render("disagreements.html", rows=rows, said=told, **page_values(visit, "stats"))
+
+
+@router.post("/disagreements")
+def ask_one_more(visit: Reviewer, form: Form) -> Response:
+    """Have somebody else judge a comparison."""
+    ask_another(visit.store, text_of(form, "comparison", 64), by=visit.person.name)
+    return RedirectResponse("/disagreements?said=asked", 303)
+
+
+def _in_words(judgement: Judgement) -> str:
+    """A ranking by the answers' numbers; both bad is no ordinary tie."""
+    text = " > ".join(" = ".join(str(index + 1) for index in tier) for tier in judgement.ranking)
+    return f"{text} (both bad)" if judgement.details.get("choice") == "both_bad" else text
+
+
+@router.get("/export")
+def export_page(visit: Reviewer, site: OfSite) -> Response:
+    """What can be downloaded."""
+    sources = visit.store.db.rows("SELECT DISTINCT source FROM judgements ORDER BY source")
+    names = [row["source"] for row in sources if row["source"]]
+    return site.render("export.html", forms=FORMS, sources=names, human=HUMAN, **page_values(visit, "export"))
+
+
+@router.get("/export/file")
+def export_file(visit: Reviewer, form: str = "full", source: str = "", split: str = "", names: str = "") -> Response:
+    """A file of judgements; annotators are pseudonyms unless their names are asked for."""
+    if form not in FORMS or split not in ("", "train", "heldout"):
+        raise HTTPException(400, "There is no such form of export.")
+    if names and visit.person.role != "owner":
+        raise HTTPException(403, "Names are for owners.")
+    audit.record(visit.store, visit.person.name, "export", form, source=source, split=split, names=bool(names))
+    file = f"preferences.{'csv' if form == 'log' else 'jsonl'}"
+    headers = {"content-disposition": f'attachment; filename="{file}"'}
+    alias = {} if names else pseudonyms(visit.store)
+    if form == "log":
+        text = _log(visit.store, source, alias)
+        return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(
+        _lines(visit.store, form, source or None, split or None, alias), media_type="application/jsonl", headers=headers
+    )
+
+
+def pseudonyms(store: PreferenceStore) -> dict[str, str]:
+    """Name to `p1`, `p2`, ..., by the order in which people joined."""
+    rows = store.db.rows("SELECT name FROM people ORDER BY created, name")
+    return {row["name"]: f"p{number}" for number, row in enumerate(rows, start=1)}
+
+
+def _lines(
+    store: PreferenceStore, form: Any, source: str | None, split: str | None, alias: dict[str, str]
+) -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "preferences.jsonl"
+        export_preferences(store, path, form, split=split, source=source)
+        with path.open("rb") as file:
+            for line in file:
+                record = json.loads(line)
+                if alias and record.get("annotator") in alias:
+                    record["annotator"] = alias[record["annotator"]]
+                    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+                yield line
+
+
+def _log(store: PreferenceStore, source: str, alias: dict[str, str]) -> str:
+    """All judgements ever made, superseded ones too, one a row."""
+    out = io.StringIO()
+    columns = ("key", "created", "annotator", "source", "record", "split", "ranking", "margin", "comment", "supersedes")
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow([*columns, "details"])
+    for stored in sorted(
+        store.judgements(source=source or None, history=True), key=lambda each: (each.created, each.key)
+    ):
+        said = stored.judgement
+        name = alias.get(said.annotator, said.annotator)
+        values = (stored.key, stored.created, name, said.source, said.id, said.split)
+        rest = (json.dumps(said.ranking), said.margin, said.comment, said.supersedes, json.dumps(said.details))
+        table.writerow([_harmless(value) for value in (*values, *rest)])
+    return out.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """Spreadsheets run cells that begin like formulas: what people wrote does not begin so."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+# The owner's page
+
+admin = APIRouter(prefix="/admin", dependencies=[Depends(owner)])
+
+
+def _admin_page(visit: Visit, site: Site, status: int = 200, **values: Any) -> Response:
+    shown = {"said": "", "problem": "", "invited": ""} | values
+    return site.render(
+        "admin.html",
+        status,
+        people=people.people(visit.store),
+        roles=people.ROLES,
+        invitations=people.open_invitations(visit.store),
+        settings=audit.read_settings(visit.store),
+        guidelines=audit.read_guidelines(visit.store),
+        trail=audit.trail(visit.store, 50),
+        mine=_gold_candidates(visit),
+        **shown,
+        **page_values(visit, "admin"),
+    )
+
+
+@admin.get("")
+def admin_page(visit: Owner, site: OfSite, said: str = "") -> Response:
+    """People, settings, guidelines, gold and the trail."""
+    known = {"settings": "Settings saved.", "guidelines": "Guidelines saved.", "person": "Changed.", "gold": "Changed."}
+    return _admin_page(visit, site, said=known.get(said, ""))
+
+
+@admin.post("/invite")
+def invite(visit: Owner, site: OfSite, form: Form) -> Response:
+    """Make an invitation; its link is shown this once."""
+    role = text_of(form, "role", 20)
+    if role not in people.ROLES:
+        raise HTTPException(400, "There is no such role.")
+    token = people.invite(visit.store, role, by=visit.person.name)
+    return _admin_page(visit, site, invited=f"{sorted(site.address.origins)[0]}/join/{token}")
+
+
+@admin.post("/person")
+def change_person(visit: Owner, form: Form) -> Response:
+    """Another role, or shut out."""
+    role = text_of(form, "role", 20)
+    if role not in people.ROLES:
+        raise HTTPException(400, "There is no such role.")
+    name = text_of(form, "name", 60)
+    people.change_person(visit.store, name, role=role, active=bool(form.get("active")), by=visit.person.name)
+    return RedirectResponse("/admin?said=person", 303)
+
+
+@admin.post("/password")
+def change_password(visit: Owner, site: OfSite, form: Form) -> Response:
+    """Set one's own password; every session of one's own ends but a new one for this browser."""
+    people.set_password(visit.store, visit.person.name, str(form.get("password", "")), by=visit.person.name)
+    response = RedirectResponse("/admin?said=person", 303)
+    token = people.open_session(visit.store, visit.person.name)
+    seconds = people.SESSION_DAYS * 86400
+    response.set_cookie(site.address.cookie, token, seconds, httponly=True, samesite="lax", secure=site.address.secure)
+    return response
+
+
+@admin.post("/settings")
+def change_settings(visit: Owner, site: OfSite, form: Form) -> Response:
+    """New settings; the queue follows them."""
+    try:
+        settings = _settings(form, audit.read_settings(visit.store))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _admin_page(visit, site, 422, problem=f"{where}: {first['msg']}")
+    audit.write_settings(visit.store, settings, visit.person.name)
+    fill(visit.store)
+    return RedirectResponse("/admin?said=settings", 303)
+
+
+@admin.post("/guidelines")
+def change_guidelines(visit: Owner, form: Form) -> Response:
+    """A new version of the guidelines."""
+    text = text_of(form, "text", 20_000)
+    if not text:
+        raise DataError("the guidelines are empty. Write a sentence at least.")
+    audit.write_guidelines(visit.store, text, visit.person.name)
+    return RedirectResponse("/admin?said=guidelines", 303)
+
+
+@admin.post("/gold")
+def change_gold(visit: Owner, form: Form) -> Response:
+    """Make what I said about a comparison its known answer, or take that back."""
+    held = LabellingDesk(visit.store).assignment(visit.person.name, text_of(form, "assignment", 40))
+    if form.get("remove"):
+        set_gold(visit.store, held.comparison.id, None, by=visit.person.name)
+    elif held.state == "judged":
+        said = visit.store.judgement(held.judgement)
+        set_gold(visit.store, held.comparison.id, said.ranking, by=visit.person.name)
+    return RedirectResponse("/admin?said=gold", 303)
+
+
+def _gold_candidates(visit: Visit) -> list[dict[str, Any]]:
+    mine = [held for held in LabellingDesk(visit.store).history(visit.person.name, 20) if held.state == "judged"]
+    return [{"id": held.id, "number": held.number, "gold": held.comparison.gold is not None} for held in mine]
+
+
+def _settings(form: FormData, old: LabelSettings) -> LabelSettings:
+    """The settings in a form; criteria come one a line: `name: label`, with `*` at the end where required."""
+    criteria = []
+    for line in text_of(form, "criteria", 4000).split("\n"):
+        if line.strip():
+            name, _, label = line.partition(":")
+            required = label.rstrip().endswith("*")
+            criteria.append(
+                Criterion(name=name.strip(), label=label.strip().rstrip("*").strip() or name.strip(), required=required)
+            )
+    fields = ("completions", "execution", "overlap_share", "overlap", "repeat_share", "gold_share", "lease_minutes")
+    values: dict[str, Any] = {
+        name: text_of(form, name, 20) for name in (*fields, "order", "language") if form.get(name)
+    }
+    names = tuple(name.strip() for name in text_of(form, "model_names", 2000).split(",") if name.strip())
+    values |= {"criteria": criteria, "much_better": bool(form.get("much_better")), "model_names": names}
+    return LabelSettings.model_validate(old.model_dump() | values)
+
+
+router.include_router(admin)
