@@ -32,7 +32,7 @@ from trivium.training import Checkpointer, TrainConfig, Trainer
 class RewardConfig(TrainConfig):
     """How R is trained."""
 
-    epochs: float = Field(default=2.25, gt=0, le=MOST)
+    epochs: float = Field(default=3.0, gt=0, le=MOST)
     """Passes over the comparisons of the first round."""
     later_epochs: float = Field(default=1.0, gt=0, le=MOST)
     """Passes in each later round, which goes on from the R before, over old and new comparisons."""
