@@ -1,4 +1,4 @@
-"""A study of RLHF on the quickstart's family: algorithms, the weights of U, reward models, numbers of comparisons.
+"""A study on the quickstart's family: pretraining, algorithms, the weights of U, reward models, comparisons.
 
     python benchmarks/study_rlhf.py runs/learning-0 runs/learning-1 runs/learning-2 --parts algorithms
     python benchmarks/study_rlhf.py runs/quickstart --parts weights pairs
@@ -48,6 +48,8 @@ OTHERS = ("ipo", "dr_grpo", "dapo", "reinforce", "gspo", "cispo")
 ALPHAS, BETAS, GAMMAS = (0.0, 1.0, 10.0), (0.3, 1.0, 3.0), (0.05, 0.2, 0.8)
 PROMPTS = (100, 300, 900)
 """Prompts of the smaller collections; the run's own is the largest."""
+EXAMPLES = (3000, 4500, 6000, 8500)
+"""Tasks that M1 is fine-tuned on, from M0 and from random weights."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Variant:
     flags: tuple[str, ...]
     prompts: int | None = None
     """Collect so many prompts anew and train another R on them."""
+    model: str = "M2"
+    """What is measured."""
 
 
 def variants(part: str) -> Iterator[Variant]:
@@ -71,6 +75,10 @@ def variants(part: str) -> Iterator[Variant]:
             weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
             flags = [text for name, value in weights.items() for text in (f"--rl.learner.{name}", str(value))]
             yield Variant(part, json.dumps(weights), (*flags, "--rl.steps", "10"))
+    elif part == "pretraining":
+        for count, init in product(EXAMPLES, ("parent", "random")):
+            flags = ("--sft.tasks", str(count), "--sft.init", init)
+            yield Variant(part, f"{count} {init}", flags, model="M1")
     else:
         for count in (*PROMPTS, None):
             yield Variant(part, str(count or "all"), ("--rl.steps", "20"), count)
@@ -167,11 +175,16 @@ def tallied(answers: Sequence[Answer]) -> list[TaskCounts]:
 def train(bench: Bench, each: Variant, folder: Path) -> Path:
     """The variant's run, trained."""
     source, seed, label = bench.folder, bench.recipe.seed, f"{each.part}-{each.label}"
+    if each.model == "M1":
+        target = folder / f"{source.name}-{label.replace(' ', '-')}"
+        shutil.rmtree(target, ignore_errors=True)
+        common = ("--seed", str(seed), "--name", target.name, "--runs_dir", str(folder))
+        trivium("sft", *common, "--sft.parent", str(source / "M0"), *each.flags)
+        return target
     if each.prompts is None:
         return variant(seed, source.name, str(source.parent), "study", *each.flags)
     target = folder / f"{source.name}-{label}"
-    if target.exists():
-        shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     left_out = shutil.ignore_patterns("rl*", "collect*", "reward*", "evaluate", "R", "M2", "preferences.db*")
     shutil.copytree(source, target, ignore=left_out)
     common = ["--seed", str(seed), "--name", target.name, "--runs_dir", str(folder), "--rl.rounds", "1", *each.flags]
@@ -185,13 +198,14 @@ def study(bench: Bench, each: Variant, folder: Path) -> dict[str, Any]:
     """Train and measure one variant; its run is removed afterwards."""
     began = time.monotonic()
     target = train(bench, each, folder)
-    rows = [json.loads(line) for line in (target / "rl" / "metrics.jsonl").read_text().splitlines()]
     seconds = time.monotonic() - began
     row = {"part": each.part, "label": each.label, "run": bench.folder.name, "seed": bench.recipe.seed}
-    row |= {"flags": each.flags, "seconds": seconds, "kl": rows[-1].get("kl/sequence")}
-    row |= bench.measure(target / "M2") | bench.accuracy(target / "R")
-    with PreferenceStore(target / "preferences.db", create=False) as store:
-        row["train_pairs"] = sum(len(group.pairs) for group in ranked_from_store(store, "train", round=0))
+    row |= {"flags": each.flags, "seconds": seconds} | bench.measure(target / each.model)
+    if each.model == "M2":
+        last = json.loads((target / "rl" / "metrics.jsonl").read_text().splitlines()[-1])
+        row |= {"kl": last.get("kl/sequence")} | bench.accuracy(target / "R")
+        with PreferenceStore(target / "preferences.db", create=False) as store:
+            row["train_pairs"] = sum(len(group.pairs) for group in ranked_from_store(store, "train", round=0))
     shutil.rmtree(target)
     return row
 
