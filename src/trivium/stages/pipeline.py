@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
+from trivium.base import ranks
 from trivium.base.config import Config
 from trivium.base.errors import ConfigError, InputError
 from trivium.base.files import write_json, write_jsonl, write_text
-from trivium.base.log import say
+from trivium.base.log import say, silence
 from trivium.base.toml import dump_toml
 from trivium.data.config import DataConfig
 from trivium.model import ModelConfig
@@ -111,10 +112,36 @@ def _excess(name: str, length: int, limit: int, of: str) -> str | None:
 def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -> dict[str, Any]:
     """Run every stage that is not done, or just one; returns what `summary.json` holds, or the stage's figures.
 
+    Under `torchrun` all ranks call it; rank 0 returns the figures, the others nothing.
+
     Args:
         only: one of `STAGES`; its inputs must exist.
         force: do it again, overwriting.
     """
+    ranks.join()
+    if not ranks.is_main():
+        return _help(recipe)
+    summary = _run_pipeline(recipe, only, force)
+    ranks.broadcast(None)
+    return summary
+
+
+def _help(recipe: Recipe) -> dict[str, Any]:
+    """What the other ranks do: take part in the stages that rank 0 calls out, until there are none."""
+    silence()
+    run = RunDir(recipe.directory)
+    while (call := ranks.broadcast(None)) is not None:
+        context = Context(run, recipe.seed, ComputeConfig.model_validate(call["compute"]))
+        context.set_up()
+        stage, _, number = call["stage"].partition("-")
+        if stage in STAGES[4:7]:
+            _round(stage, context, recipe, int(number or 1) - 1)
+        else:
+            _single(stage, context, recipe)
+    return {}
+
+
+def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, Any]:
     if only is not None and only not in STAGES:
         raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
     if recipe.rl.rounds > 1 and recipe.collect.path:

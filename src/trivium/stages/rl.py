@@ -11,8 +11,10 @@ from torch import Tensor
 from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import say
+from trivium.base.ranks import is_main, shared
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
+from trivium.distributed import gathered, shard
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Scorer
 from trivium.objectives.preference import dpo_beta
@@ -70,7 +72,9 @@ def run(
     inputs |= {"sft": sft.model_dump_json()}
     if config.offline:
         inputs |= {"comparisons": collected(context, round), "judgements": judged(context, round)}
-    return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], body=body)
+    return perform(
+        context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], together=True, body=body
+    )
 
 
 class _Session:
@@ -98,6 +102,7 @@ class _Session:
         self.reward.scorer.to(context.device).compute_dtype = context.dtype
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
+        shard(self.policy)
         self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
@@ -171,7 +176,7 @@ class _Session:
         critic = Scorer.from_decoder(self.reward.scorer, torch.Generator())
         with torch.no_grad():
             critic.score.weight.mul_(self.config.learner.beta / self.reward.std)
-        return critic.to(self.context.device)
+        return shard(critic.to(self.context.device))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Networks, optimisers, controller and figures as they were."""
@@ -205,6 +210,7 @@ class _Session:
         self.loop.run(self, config.steps)
         if fingerprint_path(self.base) != self.reference_print:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
+        self.policy = gathered(self.policy)
         if config.keep == "lowest_u" and self.best:
             self.policy.load_state_dict(self.best)
         return {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
@@ -235,7 +241,7 @@ class _Session:
         first = overall * config.prompts_per_step
         tasks = [self.tasks[(first + index) % len(self.tasks)] for index in range(config.prompts_per_step)]
         rollout = sample_rollout(
-            self.policy,
+            gathered(self.policy),
             [encode_prompt(self.tokenizer, task.prompt) for task in tasks],
             [task.id for task in tasks],
             samples_per_prompt=config.samples_per_prompt,
@@ -275,14 +281,14 @@ class _Session:
         config = self.config
         count = len(rollout.responses)
         judged = list(range(count)) if config.reward == "execution" else self._gold_rows(count)
-        passed = self._run_tests(rollout, tasks, judged)
+        passed = shared(len(judged), lambda mine: self._run_tests(rollout, tasks, [judged[at] for at in mine]))
         known = {index: verdict for index, verdict in zip(judged, passed, strict=True) if verdict is not None}
         rollout.valid = torch.ones(count, dtype=torch.bool)
         if config.reward == "execution":
             rollout.valid = torch.tensor([index in known for index in range(count)])
             raw = torch.tensor([2.0 * known.get(index, False) - 1.0 for index in range(count)])
         else:
-            raw = self.reward.rewards(rollout.prompts, rollout.responses, rollout.prompt_of)
+            raw = torch.tensor(shared(count, lambda rows: self._rewards(rollout, rows)))
         rollout.parts = {config.reward: raw}
         rollout.scores = config.learner.full_reward(raw, rollout.finished, rollout.lengths, config.max_new_tokens)
         figures = {f"reward/{config.reward}": raw[rollout.valid].mean().item()}
@@ -290,6 +296,10 @@ class _Session:
             figures["gold/mean"] = sum(known.values()) / len(known)
             figures["gold/n"] = len(known)
         return figures
+
+    def _rewards(self, rollout: Rollout, rows: list[int]) -> list[float]:
+        responses, owners = [rollout.responses[row] for row in rows], [rollout.prompt_of[row] for row in rows]
+        return self.reward.rewards(rollout.prompts, responses, owners).tolist() if rows else []
 
     def _gold_rows(self, count: int) -> list[int]:
         wanted = min(self.config.gold_responses, count)
@@ -303,10 +313,12 @@ class _Session:
 
     def _measure(self, step: int) -> dict[str, float]:
         """U and its parts on held-out prompts; the lowest is kept."""
-        learner = self.config.learner
+        learner, policy = self.config.learner, gathered(self.policy)
         check_reference(self.reference, self.reference_weights)
+        if not is_main():
+            return {}
         measured = measure_utility(
-            self.policy,
+            policy,
             self.reference,
             self.reward,
             [encode_prompt(self.tokenizer, task.prompt) for task in self.held],
@@ -324,5 +336,5 @@ class _Session:
         if total < self.state.get("lowest_u", math.inf):
             self.state |= {"lowest_u": total, "lowest_u_step": step + 1}
             if self.config.keep == "lowest_u":
-                self.best = {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
+                self.best = {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
         return measured.row

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from trivium.base.files import write_json
 from trivium.base.fingerprint import fingerprint_modules, fingerprint_path
 from trivium.base.log import format_duration, say, warn
 from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
+from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 from trivium.training import Checkpointer
@@ -84,6 +86,7 @@ def perform(
     *,
     inputs: dict[str, Path | str],
     parents: Iterable[str] = (),
+    together: bool = False,
     body: Callable[[StageDir], tuple[dict[str, Any], list[Path]]],
 ) -> dict[str, Any]:
     """Run a stage unless it is done; record how it ended. Bad input leaves the stage as it was.
@@ -92,10 +95,14 @@ def perform(
         name: of the stage's folder.
         module: whose source, with all it imports, is the stage's code version.
         inputs: name to a path (fingerprinted by content) or a fingerprint.
+        together: whether all ranks go through the body; the others wait for rank 0 otherwise.
         body: does the work; returns the figures to record and the outputs to fingerprint.
     Returns:
         The figures.
     """
+    if not is_main():  # rank 0 has opened the stage, called for help, and will close it
+        with TemporaryDirectory(prefix="trivium-rank-") as elsewhere:
+            return body(StageDir(context.run, name, Path(elsewhere)))[0]
     stage = context.run.stage(name)
     for key, value in inputs.items():
         if isinstance(value, Path) and not value.exists():
@@ -122,6 +129,8 @@ def perform(
         return manifest.result
     say(f"{name}: {'going on where it stopped' if decision == 'resume' else 'started'}")
     try:
+        if together:
+            broadcast({"stage": name, "compute": context.compute.model_dump(mode="json")})
         result, outputs = body(stage)
     except (KeyboardInterrupt, Interrupted):
         close_stage(stage, "interrupted")
@@ -143,6 +152,8 @@ def perform(
 
 def note(stage: StageDir, message: str) -> None:
     """Tell the user, and the reader of the report, something that must not stay silent."""
+    if not is_main():
+        return
     warn(f"{stage.name}: {message}")
     add_warning(stage, message)
 

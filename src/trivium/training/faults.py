@@ -8,6 +8,7 @@ from typing import Any
 from trivium.base.errors import StageFailed
 from trivium.base.files import write_jsonl
 from trivium.base.log import warn
+from trivium.base.ranks import is_main
 from trivium.runs import StageDir, add_warning
 from trivium.training.checkpoint import Checkpointer
 
@@ -76,6 +77,6 @@ class Faults:
     def conclude(self) -> None:
         """Record, for the reader of the results, what was skipped."""
         steps = list(dict.fromkeys(row["step"] for row in self.rows() if row["action"] == "skip"))
-        if steps:
+        if steps and is_main():
             shown = ", ".join(map(str, steps[:SHOWN])) + (", ..." if len(steps) > SHOWN else "")
             add_warning(self.stage, f"batches of {len(steps)} steps ({shown}) were skipped; see {self.path.name}")

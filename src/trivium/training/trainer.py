@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from trivium.base.errors import NumericalFault
+from trivium.base.ranks import totals, world
 from trivium.batch import LossOutput
 from trivium.optim import Optimizer
 from trivium.runs import MetricsLog, StageDir
@@ -33,7 +34,8 @@ class TrainConfig(LoopConfig):
 class Trainer:
     """Steps a module down a loss: accumulate, divide once by the global count, clip, update, log, checkpoint.
 
-    Everything a step does is a function of its number, so a resumed run repeats the uninterrupted one.
+    Everything a step does is a function of its number, so a resumed run repeats the uninterrupted one. On several
+    ranks the losses are those of this rank's share of the batch; sums and counts are taken over all.
     """
 
     def __init__(
@@ -113,18 +115,20 @@ class Trainer:
         return {key: values[key] for key in ("loss",) if key in values} | evaluated, False
 
     def _update(self, step: int) -> dict[str, float]:
-        loss_sum, count, extra = 0.0, 0.0, {}
+        sums = {"": 0.0, "count": 0.0}
         for loss in self._losses(step):
             loss.loss_sum.backward()
-            loss_sum, count = loss_sum + loss.loss_sum.item(), count + float(loss.count)
-            for key, value in loss.metrics.items():
-                extra[key] = extra.get(key, 0.0) + float(value)
+            figures = {"": loss.loss_sum.item(), "count": float(loss.count)}
+            figures |= {f"/{key}": float(value) for key, value in loss.metrics.items()}
+            sums |= {key: sums.get(key, 0.0) + value for key, value in figures.items()}
+        sums = totals(sums)
+        loss_sum, count = sums.pop(""), sums.pop("count")
         mean = loss_sum / max(count, 1.0)
         level = mean if self._level is None else self._level
         if not math.isfinite(mean):
             raise NumericalFault(f"the loss is {mean}")
         if mean > self.config.explosion * max(level, 1.0):
             raise NumericalFault(f"the loss is {mean:.4g}, far above its level of {level:.4g},")
-        figures = self.optimizer.step(step, max(count, 1.0))
+        figures = self.optimizer.step(step, max(count, 1.0) / world())  # ranks' gradients arrive as their mean
         self._level = LEVEL_DECAY * level + (1 - LEVEL_DECAY) * mean
-        return {"loss": mean, **extra, **figures}
+        return {"loss": mean, **{key.removeprefix("/"): value for key, value in sums.items()}, **figures}
