@@ -12,7 +12,7 @@ BENCHMARKS := benchmarks/bench_quick.py benchmarks/sandbox.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types docs bench soak check-learning check-resume gpu-check lock clean
+.PHONY: help setup quickstart test lint types docs bench soak check-learning check-resume check-ranks gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ check-learning: $(STAMP) ## the quickstart's learning figures, several full runs
 
 check-resume: $(STAMP) ## fifty SIGKILLs over a small run, which must end as the one left alone (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_resume.py $(ARGS)
+
+check-ranks: $(STAMP) ## two ranks under torchrun, killed, restarted and resharded, against one process (three minutes)
+	$(BIN)/python benchmarks/check_ranks.py $(ARGS)
 
 # GPU_PYTHON=python3 uses a Python that already has torch instead of .venv.
 gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## the tests that need a CUDA device

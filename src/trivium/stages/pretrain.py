@@ -78,8 +78,7 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
             )
         model = Decoder(shape.model_copy(update={"vocab_size": tokenizer.vocab_size}))
         model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
-        model.to(context.device).compute_dtype = context.dtype
-        optimizer = Optimizer(shard(model), config.optim, config.steps)
+        optimizer = Optimizer(shard(context.place(model)), config.optim, config.steps)
 
         def measure(rows: int) -> dict[str, float]:
             plain = gathered(model)

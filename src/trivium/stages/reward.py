@@ -187,7 +187,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         scorer = (
             context.load_scorer(previous)
             if previous is not None
-            else Scorer.from_decoder(context.load_model(base), generator).to(context.device)
+            else context.place(Scorer.from_decoder(context.load_model(base), generator))
         )
         model = RewardModel(scorer, tokenizer)
         _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)

@@ -99,7 +99,7 @@ class _Session:
         self.policy, self.reference = context.load_model(policy), context.load_model(base)
         self.reference.requires_grad_(False)
         self.reward = RewardModel.load(reward)
-        self.reward.scorer.to(context.device).compute_dtype = context.dtype
+        context.place(self.reward.scorer)
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
         shard(self.policy)
@@ -176,7 +176,7 @@ class _Session:
         critic = Scorer.from_decoder(self.reward.scorer, torch.Generator())
         with torch.no_grad():
             critic.score.weight.mul_(self.config.learner.beta / self.reward.std)
-        return shard(critic.to(self.context.device))
+        return shard(self.context.place(critic))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Networks, optimisers, controller and figures as they were."""

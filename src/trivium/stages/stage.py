@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -20,6 +20,8 @@ from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 from trivium.training import Checkpointer
 
+Model = TypeVar("Model", bound=Decoder)
+
 
 class ComputeConfig(Config):
     """Where and how precisely to compute."""
@@ -28,6 +30,8 @@ class ComputeConfig(Config):
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of activations; weights and optimiser are fp32. `auto` takes bf16 where it is measured to be faster."""
+    recompute: bool = False
+    """Activation checkpointing: memory of activations falls to a few percent, training takes a third longer."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 leaves it to torch. Resuming to the same bits needs the same number."""
 
@@ -67,15 +71,17 @@ class Context:
 
     def load_model(self, folder: Path) -> Decoder:
         """A language model on this run's device, in its precision."""
-        model = load_model(folder).to(self.device)
-        model.compute_dtype = self.dtype
-        return model
+        return self.place(load_model(folder))
 
     def load_scorer(self, folder: Path) -> Scorer:
         """A reward model's network on this run's device, in its precision."""
-        scorer = load_scorer(folder).to(self.device)
-        scorer.compute_dtype = self.dtype
-        return scorer
+        return self.place(load_scorer(folder))
+
+    def place(self, model: Model) -> Model:
+        """A model as this run computes with it."""
+        model.to(self.device).compute_dtype = self.dtype
+        model.recompute = self.compute.recompute
+        return model
 
 
 def perform(
