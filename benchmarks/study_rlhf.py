@@ -74,7 +74,7 @@ def variants(part: str) -> Iterator[Variant]:
         for alpha, beta, gamma in product(ALPHAS, BETAS, GAMMAS):
             weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
             flags = [text for name, value in weights.items() for text in (f"--rl.learner.{name}", str(value))]
-            yield Variant(part, json.dumps(weights), (*flags, "--rl.steps", "10"))
+            yield Variant(part, json.dumps(weights), (*flags, "--rl.steps", "10", "--rl.prompts_per_step", "48"))
     elif part == "pretraining":
         for count, init in product(EXAMPLES, ("parent", "random")):
             flags = ("--sft.tasks", str(count), "--sft.init", init)
