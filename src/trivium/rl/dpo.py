@@ -17,8 +17,9 @@ from trivium.objectives.kl import KLController
 from trivium.objectives.preference import DPOKind, dpo_loss
 from trivium.optim import Optimizer
 from trivium.rewards.learning import RankedTokens
-from trivium.rl.learner import LearnerConfig, OnFault, averages, backward, finite, named, sft_gradient, split
+from trivium.rl.learner import LearnerConfig, OnFault, averages, backward, descend, finite, named, sft_gradient, split
 from trivium.rl.rollout import Rollout, over_rollout, response_logprobs
+from trivium.training.faults import Level
 
 
 class DPOConfig(Config):
@@ -92,6 +93,8 @@ class DPOLearner:
         self.controller = KLController(config.gamma)
         self.updates = 0
         """Optimiser steps done; sets the learning rate."""
+        self.levels = {"policy": Level()}
+        """Where the loss runs."""
 
     def update(
         self,
@@ -122,7 +125,7 @@ class DPOLearner:
                     metrics = self._gradient(rollout, part, reference)
                     if self.config.alpha > 0:
                         metrics |= sft_gradient(self.policy, self.config.alpha, self.updates, sft_batches)
-                    metrics |= named("policy", self.optimizer.step(self.updates))
+                    metrics |= named("policy", descend(self, "policy", metrics["loss/policy"], self.optimizer))
                 except NumericalFault as fault:
                     self.optimizer.clear()
                     if on_fault is None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor
@@ -25,6 +25,7 @@ from trivium.rl.algorithm import Algorithm
 from trivium.rl.ppo import PPO
 from trivium.rl.reward import MissingEOS, length_penalty, overlong_penalty, penalise_unfinished
 from trivium.rl.rollout import Rollout, end_values, over_rollout, response_logprobs, response_values
+from trivium.training.faults import Level
 from trivium.training.losses import own_rows
 
 OnFault = Callable[[str, Sequence[int]], None]
@@ -39,6 +40,8 @@ class LearnerConfig(Config):
     """Weight of the reward in U."""
     gamma: float = Field(default=0.05, ge=0)
     """Weight of the KL divergence from M1 in U, reward per nat."""
+    explosion: float = Field(default=10.0, gt=1)
+    """A loss of policy or critic this many times its running level, or 1 where that is lower, has exploded."""
     kl_target: float | None = Field(default=None, gt=0)
     """KL per response, in nats, that the coefficient is steered to; unset keeps it at gamma."""
     kl_horizon: float = Field(default=10_000, gt=0)
@@ -97,6 +100,8 @@ class Learner:
         self.controller = KLController(config.gamma, config.kl_target, config.kl_horizon)
         self.updates = 0
         """Optimiser steps done; sets the learning rate."""
+        self.levels = {"policy": Level(), "critic": Level()}
+        """Where the losses run."""
 
     def prepare(self, rollout: Rollout) -> dict[str, float]:
         """Old and reference log-probs and values, once per rollout; rewards and advantages from them.
@@ -216,7 +221,7 @@ class Learner:
     ) -> dict[str, float]:
         try:
             metrics = self._policy_gradient(rollout, chosen, sigma, sft_batches)
-            return metrics | named("policy", self.optimizer.step(self.updates))
+            return metrics | named("policy", descend(self, "policy", metrics["loss/policy"], self.optimizer))
         except NumericalFault as fault:
             return self._leave_out(self.optimizer, "policy", fault, chosen, on_fault)
 
@@ -293,7 +298,7 @@ class Learner:
             return {}
         try:
             metrics = self._critic_gradient(self.critic, rollout, chosen)
-            return metrics | named("critic", self.critic_optimizer.step(self.updates))
+            return metrics | named("critic", descend(self, "critic", metrics["loss/value"], self.critic_optimizer))
         except NumericalFault as fault:
             return self._leave_out(self.critic_optimizer, "critic", fault, chosen, on_fault)
 
@@ -338,6 +343,26 @@ def sft_gradient(
     total = totals({"": mean.item()})[""]
     finite(total)
     return {"loss/sft": total, "alpha/effective": weight}
+
+
+class Descending(Protocol):
+    """What `descend` needs of a learner."""
+
+    config: LearnerConfig
+    updates: int
+    levels: dict[str, Level]
+
+
+def descend(learner: Descending, network: str, loss: float, optimizer: Optimizer) -> dict[str, float]:
+    """Step down a gradient, unless its loss has exploded.
+
+    Raises:
+        NumericalFault: it has, or the gradient is not finite; nothing was updated.
+    """
+    learner.levels[network].check(loss, learner.config.explosion)
+    figures = optimizer.step(learner.updates)
+    learner.levels[network].follow(loss)
+    return figures
 
 
 def backward(loss: Tensor, counts: bool = True) -> None:

@@ -37,6 +37,11 @@ class RunDir:
         return self.path / "compute.json"
 
     @property
+    def outstanding_path(self) -> Path:
+        """Which stages a forced run has still to replace; there only until it has."""
+        return self.path / "outstanding.json"
+
+    @property
     def lineage_path(self) -> Path:
         return self.path / "lineage.json"
 

@@ -17,6 +17,7 @@ from trivium.model import ModelConfig
 from trivium.model.hf import read_config
 from trivium.runs import RunDir, keep_run, read_manifest, read_metrics, write_lineage
 from trivium.runs.directory import SIMPLE_NAME
+from trivium.runs.outstanding import outstanding, owe_all
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
 from trivium.stages.confinement import SandboxConfig
@@ -148,6 +149,7 @@ def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, An
         say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
     run = RunDir(recipe.directory)
     to_come = {stage for stage in STAGES if only in (None, stage) and (force or not _is_done(run, stage))}
+    to_come |= {stage for stage in outstanding(run) if only is None and stage in STAGES}
     check_inputs(recipe, to_come)
     with run.lock():
         began = time.monotonic()
@@ -158,6 +160,8 @@ def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, An
             resolved = dump_toml(recipe.model_dump(mode="json"))
             if not run.recipe_path.exists():
                 write_text(run.recipe_path, resolved)
+            if force and only is None:
+                owe_all(run)
             _go_through(context, recipe, only, to_come, results)
         except BaseException as error:
             if isinstance(error, InputError) and not context.changed:
@@ -166,6 +170,8 @@ def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, An
                 write_lineage(run)
             raise
         write_lineage(run)
+        if only is None:
+            run.outstanding_path.unlink(missing_ok=True)  # of stages that this recipe does not have
         write_text(run.recipe_path, resolved)  # not before: a recipe that was refused is not the run's
         if only not in (None, "evaluate"):
             return {only: results[only]}

@@ -42,6 +42,7 @@ from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
 from trivium.training import Loop
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.faults import Level
 
 
 def run(
@@ -190,6 +191,7 @@ class _Session:
         self.state = checkpoint.state["session"]
         learner.controller.load_state_dict(checkpoint.state["controller"])
         learner.updates = checkpoint.state["updates"]
+        learner.levels = {name: Level(value) for name, value in checkpoint.state["levels"].items()}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `restore` takes. A rollout is whole within a step: one that was under way is drawn again, the same."""
@@ -202,7 +204,7 @@ class _Session:
                 critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
         state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
-        return tensors, state
+        return tensors, state | {"levels": {name: level.value for name, level in learner.levels.items()}}
 
     def fit(self) -> dict[str, Any]:
         """All steps of the round; figures for the manifest."""

@@ -18,6 +18,7 @@ from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
 from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs.outstanding import outstanding, settle
 from trivium.training import Checkpointer
 
 Model = TypeVar("Model", bound=Decoder)
@@ -68,6 +69,10 @@ class Context:
             say(f"computing in {chosen} on {self.device}, {torch.get_num_threads()} threads{note}")
             self.compute = self.compute.model_copy(update={"precision": chosen})
         self.dtype = torch.bfloat16 if self.compute.precision == "bf16" else torch.float32
+
+    def forces(self, stage: str) -> bool:
+        """Whether a stage is to be begun anew: by this call, or by an interrupted one whose turn had not come."""
+        return self.force or stage in outstanding(self.run)
 
     def load_model(self, folder: Path) -> Decoder:
         """A language model on this run's device, in its precision."""
@@ -124,8 +129,9 @@ def perform(
         code=fingerprint_modules(module),
         seed=context.seed,
         parents=list(parents),
-        force=context.force,
+        force=context.forces(name),
     )
+    settle(context.run, name)
     checkpointer = Checkpointer(stage.checkpoints)
     if decision == "done":
         checkpointer.clear()  # should the process have been killed before it came to that

@@ -1,6 +1,5 @@
 """The training loop that pretraining, fine-tuning and reward modelling share."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -15,11 +14,10 @@ from trivium.batch import LossOutput
 from trivium.optim import Optimizer
 from trivium.runs import MetricsLog, StageDir
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.faults import Level
 from trivium.training.loop import Loop, LoopConfig
 
 Hook = Callable[[int], dict[str, float]]
-LEVEL_DECAY = 0.95
-"""Of the running level of the loss."""
 
 
 class TrainConfig(LoopConfig):
@@ -55,7 +53,7 @@ class Trainer:
         """JSON-able values that hooks keep across a resume."""
         self.tensors: dict[str, torch.Tensor] = {}
         """Tensors that hooks keep across a resume, e.g. the best weights so far."""
-        self._level: float | None = None
+        self._level = Level()
 
     def fit(
         self,
@@ -86,14 +84,14 @@ class Trainer:
         tensors = pack(
             model=dict(self.module.state_dict()), optimizer=self.optimizer.state_tensors(), hook=self.tensors
         )
-        return tensors, {"hooks": self.state, "level": self._level}
+        return tensors, {"hooks": self.state, "level": self._level.value}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take them up again."""
         load_weights(self.module, unpack(checkpoint.tensors, "model"))
         self.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
         self.tensors = unpack(checkpoint.tensors, "hook")
-        self.state, self._level = checkpoint.state["hooks"], checkpoint.state["level"]
+        self.state, self._level = checkpoint.state["hooks"], Level(checkpoint.state["level"])
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One update, its hooks and its row of metrics."""
@@ -124,11 +122,7 @@ class Trainer:
         sums = totals(sums)
         loss_sum, count = sums.pop(""), sums.pop("count")
         mean = loss_sum / max(count, 1.0)
-        level = mean if self._level is None else self._level
-        if not math.isfinite(mean):
-            raise NumericalFault(f"the loss is {mean}")
-        if mean > self.config.explosion * max(level, 1.0):
-            raise NumericalFault(f"the loss is {mean:.4g}, far above its level of {level:.4g},")
+        self._level.check(mean, self.config.explosion)
         figures = self.optimizer.step(step, max(count, 1.0) / world())  # ranks' gradients arrive as their mean
-        self._level = LEVEL_DECAY * level + (1 - LEVEL_DECAY) * mean
+        self._level.follow(mean)
         return {"loss": mean, **{key.removeprefix("/"): value for key, value in sums.items()}, **figures}
