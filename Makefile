@@ -7,11 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
-BENCHMARKS := benchmarks/bench_quick.py benchmarks/sandbox.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types docs bench soak check-learning check-resume gpu-check lock clean
+.PHONY: help setup quickstart test lint types docs bench bench-parts soak check-learning check-resume gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +44,11 @@ test: lint types ## lint, types and the whole test suite, a small pipeline from 
 docs: $(STAMP) ## write the pages that are made from the tests
 	$(BIN)/python scripts/bad_input_page.py
 
-bench: $(STAMP) ## run the benchmarks
-	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+bench: $(STAMP) ## measure against other libraries in turn; writes benchmarks/RESULTS.md and results.json
+	$(BIN)/python benchmarks/everything.py $(ARGS)
+
+bench-parts: $(STAMP) ## how fast the quickstart's parts and the sandbox are
+	@set -e; for file in bench_quick sandbox; do echo "== $$file"; $(BIN)/python benchmarks/$$file.py $(ARGS); done
 
 soak: $(STAMP) ## 20,000 programs of all kinds through the sandbox: does anything grow? (minutes)
 	$(BIN)/python benchmarks/sandbox.py --soak 20000 $(ARGS)
