@@ -43,7 +43,10 @@ def sampled(model: Decoder, rows: list[list[int]], batch: int, stops: Sequence[i
 
 
 def generated(config: ModelConfig, dtype: torch.dtype, rows: list[list[int]], batch: int, stops: Sequence[int]) -> Work:
-    """The `generate` of transformers: its dynamic cache, sampling from the whole distribution; padding after an end does not count."""
+    """The `generate` of transformers with its dynamic cache, sampling from the whole distribution.
+
+    Padding after an end does not count.
+    """
     model = hugging_face(config, "qwen3", dtype).eval()
     ids, ends = torch.tensor(rows), torch.tensor(stops, dtype=torch.long)
 
