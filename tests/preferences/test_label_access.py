@@ -235,3 +235,4 @@ def test_reviewers_see_where_people_disagree_and_ask_another(site: Site) -> None
     assert left == {"wanted": 2, "extra": 1}, "new settings keep what was asked for"
     stats = rae.get("/stats").text
     assert '67% <small class="warn">n = 3, few</small>' in stats, "two of three were ranked alike"
+    assert re.search(r'Krippendorff’s α</th><td class="r">-?[01]\.\d\d</td><td>-?[01]\.\d\d to', stats), stats

@@ -128,10 +128,14 @@ def _stats(options: argparse.Namespace) -> int:
             continue
         print(f"{label}:")
         for key, item in value.items():
-            parts = [f"{part or '-'} {count}" for part, count in item.items()] if isinstance(item, dict) else [item]
+            parts = (
+                [f"{part or '-'} {_shown(count)}" for part, count in item.items()] if isinstance(item, dict) else [item]
+            )
             print(f"  {key.replace('_', ' '):<12} {'  '.join(_shown(part) for part in parts)}")
     return 0
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return " to ".join(_shown(each) for each in value)
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -55,7 +55,8 @@ def agreement_stats(store: PreferenceStore, seed: int = 0) -> dict[str, Any]:
     if len(annotators) == 2:
         pairs = [(each[annotators[0]], each[annotators[1]]) for each in labels]
         first, second = zip(*pairs, strict=True)
-        stats["cohen_kappa"] = {"value": cohen_kappa(first, second), "n": len(pairs)}
+        kappa = bootstrap(pairs, lambda units: cohen_kappa(*zip(*units, strict=True)) if units else None, seed=seed)
+        stats["cohen_kappa"] = asdict(kappa) | {"few": kappa.few}
     return stats
 
 

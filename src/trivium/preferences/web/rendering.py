@@ -61,6 +61,7 @@ def environment() -> Environment:
     )
     env.globals |= {"letters": LETTERS}
     env.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.0f}%"
+    env.filters["coefficient"] = lambda value: "–" if value is None else f"{value:.2f}"
     env.filters["rate"] = lambda value: "–" if value is None else f"{value:.1f}"
     return env
 
