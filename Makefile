@@ -8,11 +8,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS := $(VENV)/.tests-installed
 ARGS ?=
-BENCHMARKS := benchmarks/bench_quick.py benchmarks/sandbox.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types docs bench soak check-learning check-resume check-ranks gpu-check lock clean
+.PHONY: help setup quickstart test lint types docs bench bench-parts soak check-learning check-resume check-ranks gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +50,11 @@ test: lint types ## lint, types and the whole test suite, a small pipeline from 
 docs: $(TESTS) ## write the pages that are made from the tests
 	$(BIN)/python scripts/bad_input_page.py
 
-bench: $(TESTS) ## run the benchmarks
-	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+bench: $(TESTS) ## measure against other libraries in turn; writes benchmarks/RESULTS.md and results.json
+	$(BIN)/python benchmarks/everything.py $(ARGS)
+
+bench-parts: $(TESTS) ## how fast the quickstart's parts and the sandbox are
+	@set -e; for file in bench_quick sandbox; do echo "== $$file"; $(BIN)/python benchmarks/$$file.py $(ARGS); done
 
 soak: $(STAMP) ## 20,000 programs of all kinds through the sandbox: does anything grow? (minutes)
 	$(BIN)/python benchmarks/sandbox.py --soak 20000 $(ARGS)

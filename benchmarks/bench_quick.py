@@ -1,7 +1,7 @@
 """How fast the parts of the quickstart are on this machine: encoding, training, sampling, running programs.
 
-    make bench
-    make bench ARGS="--repeats 9 --json"
+    python benchmarks/bench_quick.py
+    python benchmarks/bench_quick.py --repeats 9 --json
 
 Each figure is the median of several repeats after one warm-up, with the spread. Random weights and built-in data:
 the figures say nothing about what a model learns.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rivals import RIVALS, Check, run_all
+from turns import Work, ratios, take_turns
 
 from trivium.base.errors import InputError
 from trivium.sandbox import Job, Sandbox
@@ -46,37 +47,36 @@ def ladder() -> list[Job]:
 # ---------------------------------------------------------------- speed
 
 
-def rate(name: str, jobs: Sequence[Job], workers: int, sandbox: Sandbox) -> float:
-    """Programs a second; all must pass."""
-    began = time.perf_counter()
+def ran(name: str, jobs: Sequence[Job], workers: int, sandbox: Sandbox) -> float:
+    """Run programs, all of which must pass; their number."""
     if name == OURS:
         passed = [result.passed for result in sandbox.run_many(jobs)]
     else:
         checks = [Check("\n".join([job.program, job.prelude, *map(str, job.tests)])) for job in jobs]
         passed = run_all(RIVALS[name], checks, workers)
-    seconds = time.perf_counter() - began
     assert all(passed), f"{name}: {passed.count(False)} of {len(passed)} did not pass"
-    return len(jobs) / seconds
+    return len(jobs)
 
 
 def compare(jobs: Sequence[Job], workers: int, repeats: int, seconds: float) -> dict[str, Any]:
     """Rates of all, and the ratios of the sandbox's to each rival's, turn by turn."""
-    rates: dict[str, list[float]] = {name: [] for name in (OURS, *RIVALS)}
     with Sandbox(workers=workers) as sandbox:
-        counts = {}
-        for name in rates:  # each runs for about as long
-            warm = [jobs[i % len(jobs)] for i in range(4 * workers)]
-            rate(name, warm, workers, sandbox)
-            counts[name] = max(4 * workers, int(seconds * rate(name, warm, workers, sandbox)))
-        for _ in range(repeats):
-            for name, count in counts.items():
-                chosen = [jobs[i % len(jobs)] for i in range(count)]
-                rates[name].append(rate(name, chosen, workers, sandbox))
-    ratios = {name: [a / b for a, b in zip(rates[OURS], rates[name], strict=True)] for name in RIVALS}
+
+        def contestant(name: str, count: int) -> Work:
+            chosen = [jobs[i % len(jobs)] for i in range(count)]
+            return lambda: ran(name, chosen, workers, sandbox)
+
+        names = (OURS, *RIVALS)
+        first = take_turns({name: contestant(name, 4 * workers) for name in names}, turns=1)
+        counts = {
+            name: max(4 * workers, int(seconds * first[name][0])) for name in names
+        }  # each runs for about as long
+        rates = take_turns({name: contestant(name, counts[name]) for name in names}, repeats, warmups=0)
+    compared = {name: ratios(rates, OURS, name) for name in RIVALS}
     return {
         "programs/s": {name: statistics.median(found) for name, found in rates.items()},
-        "ratio": {name: statistics.median(found) for name, found in ratios.items()},
-        "ratio, lowest": {name: min(found) for name, found in ratios.items()},
+        "ratio": {name: statistics.median(found) for name, found in compared.items()},
+        "ratio, lowest": {name: min(found) for name, found in compared.items()},
     }
 
 
