@@ -128,10 +128,14 @@ def _stats(options: argparse.Namespace) -> int:
             continue
         print(f"{label}:")
         for key, item in value.items():
-            parts = [f"{part or '-'} {count}" for part, count in item.items()] if isinstance(item, dict) else [item]
-            print(f"  {key.replace('_', ' '):<12} {'  '.join(_shown(part) for part in parts)}")
+            parts = [f"{part or '-'} {_shown(each)}" for part, each in item.items()] if isinstance(item, dict) else []
+            print(f"  {key.replace('_', ' '):<12} {'  '.join(parts) if isinstance(item, dict) else _shown(item)}")
     return 0
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple | list):
+        return " to ".join(_shown(each) for each in value)
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
