@@ -173,7 +173,9 @@ def test_statistics_show_every_share_with_its_n(site: Site) -> None:
     for _ in range(4):
         ada.post("/label", data=fields(ada.get("/label").text) | {"choice": "A", "seconds": "1.0"})
     page = ada.get("/stats").text
-    assert re.search(r"100% <small>51–100%</small> <small class=\"warn\">n = 4, few</small>", page), "under two seconds, all of them"
+    assert re.search(r"100% <small>51–100%</small> <small class=\"warn\">n = 4, few</small>", page), (
+        "under two seconds, all of them"
+    )
     assert "12 comparisons, 4 judged" in page
 
 

@@ -22,7 +22,7 @@ from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardSchedule, RewardStep
 from trivium.runs import MetricsLog, StageDir
-from trivium.stages.judging import answer_tasks, encode_prompt
+from trivium.stages.judging import answer_tasks, encode_answer, encode_prompt
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
 
 
 def _ids(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    return list(sample.ids) if sample.ids else [*tokenizer.encode(sample.text), tokenizer.eos_id]
+    return encode_answer(tokenizer, sample.text, sample.ids)
 
 
 def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
