@@ -92,7 +92,7 @@ def without_reward(seed: int, name: str, runs: str, steps: int) -> dict[str, Any
 
 def overlong(seed: int, name: str, runs: str) -> list[dict[str, float]]:
     """PPO gone on with for too long, against R alone; the figures of every step."""
-    flags = ["--rl.steps", "80", "--rl.learner.alpha", "0", "--rl.gold_responses", "128"]
+    flags = ["--rl.steps", "60", "--rl.learner.alpha", "0", "--rl.gold_responses", "128"]
     target = variant(seed, name, runs, "overlong", *flags)
     keys = ("step", "reward/mean", "gold/mean", "kl/sequence", "surprisal")
     rows = map(json.loads, (target / "rl" / "metrics.jsonl").read_text().splitlines())

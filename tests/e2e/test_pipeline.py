@@ -204,3 +204,33 @@ def test_a_run_stopped_again_and_again_ends_as_the_one_left_alone(
     assert last.code == 0, last.lines
     assert wrong == [] and hits.total() == 9
     assert check_resume.differences(straight.run, tmp_path / "runs/small") == []
+
+
+def test_a_forced_run_that_is_interrupted_goes_on_without_force(
+    finished: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the old recipe left is replaced when its turn comes, and only once."""
+    run, _ = finished
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/small")
+    changed = recipe("--sft.optim.lr", "1e-3")
+
+    def leave(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr("trivium.stages.collect.run", leave)
+        run_pipeline(changed, force=True)
+    owed = json.loads(Path("runs/small/outstanding.json").read_text())
+    assert "collect" in owed and "evaluate" in owed and "sft" not in owed
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr("trivium.stages.reward.run", leave)
+        run_pipeline(changed)
+    first = read_manifest(RunDir("runs/small").stage("collect"))
+    run_pipeline(changed)
+    assert not Path("runs/small/outstanding.json").exists()
+    done = read_manifest(RunDir("runs/small").stage("collect"))
+    assert first is not None and done is not None and done.started == first.started
+    for stage in RunDir(run).stages():
+        before, after = read_manifest(stage), read_manifest(RunDir("runs/small").stage(stage.name))
+        assert before is not None and after is not None and after.started > before.started

@@ -142,3 +142,18 @@ def test_bf16_stays_near_fp32(make_decoder: Make, family: str) -> None:
     for name, grad in grads.items():  # three significant digits went in, two come out
         assert torch.cosine_similarity(half_grads[name].flatten(), grad.flatten(), dim=0) > 0.995, name
         assert half_grads[name].norm() == pytest.approx(grad.norm().item(), rel=0.05), name
+
+
+def test_recomputed_activations_give_the_same_gradients_from_less_memory(make_decoder: Make) -> None:
+    ids, found = random_ids(2, 12), []
+    for recompute in (False, True):
+        model = make_decoder(n_layers=4)
+        model.recompute, kept = recompute, []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            loss = model(ids).logsumexp(-1).sum()
+        loss.backward()
+        found.append(({name: p.grad for name, p in model.named_parameters()}, sum(kept)))
+    (plain, all_kept), (again, few_kept) = found
+    assert few_kept < all_kept / 2
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=0, atol=0)

@@ -448,3 +448,19 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(models: tuple[Any, ..
     assert all(tensor.isfinite().all() for model in (policy, critic) for tensor in model.state_dict().values())
     steps = [moment.item() for name, moment in learner.optimizer.state_tensors().items() if name.endswith("/step")]
     assert steps and set(steps) == {1.0}
+
+
+def test_an_update_whose_loss_exploded_is_left_out_and_told(models: tuple[Any, ...]) -> None:
+    policy, reference, critic = models
+    rollout = World().sample(policy, 6)
+    learner = make_learner(policy, reference, critic, minibatches=1)
+    figures = learner.prepare(rollout)
+    learner.update(rollout, 0, figures["sigma"])
+    before, levels = weights(critic), {name: level.value for name, level in learner.levels.items()}
+    rollout.returns[3] = 1e6
+    told: list[str] = []
+    figures = learner.update(rollout, 1, 1.0, on_fault=lambda what, rows: told.append(what))
+    assert figures["critic/skipped"] == 1.0 and "policy/skipped" not in figures
+    assert len(told) == 1 and told[0].startswith("the critic's loss is ") and "far above its level" in told[0]
+    assert_equal(critic, before)
+    assert learner.levels["critic"].value == levels["critic"] and learner.levels["policy"].value != levels["policy"]

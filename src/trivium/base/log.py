@@ -12,8 +12,19 @@ PLAIN_SECONDS = 5.0
 """Plain progress writes at most one line in this time."""
 
 
+_silent = False
+
+
+def silence() -> None:
+    """Say nothing from now on: in a process that only helps another one, which does the talking."""
+    global _silent
+    _silent = True
+
+
 def say(line: str) -> None:
     """One line for the user."""
+    if _silent:
+        return
     print(line, file=sys.stderr, flush=True)
 
 
@@ -40,7 +51,7 @@ def route_warnings() -> None:
 
 def is_terminal() -> bool:
     """Whether progress can be painted: standard error is a terminal that understands more than plain text."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return not _silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def format_duration(seconds: float) -> str:

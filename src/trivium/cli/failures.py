@@ -19,6 +19,11 @@ def report(error: BaseException, invocation: Invocation) -> int:
         import traceback
 
         traceback.print_exception(error)
+    rank = int(os.environ.get("RANK", "0"))
+    if _is_parting(error):
+        return _line("another rank of this run has ended; what it said is above.", 1) if rank == 0 else 1
+    if rank and isinstance(error, KeyboardInterrupt | TriviumError):
+        return 130 if isinstance(error, KeyboardInterrupt | Interrupted) else 1  # rank 0 says the same
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return _interrupted(error, invocation)
     if isinstance(error, TriviumError):
@@ -28,6 +33,13 @@ def report(error: BaseException, invocation: Invocation) -> int:
     if _is_out_of_memory(error):
         return _line("out of memory. Lower the batch sizes or the model's size, or close other programs.", 1)
     return _line(_bug(error, invocation), 1)
+
+
+def _is_parting(error: BaseException) -> bool:
+    """Whether it is only what a rank sees when another has gone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not isinstance(error, RuntimeError):
+        return False
+    return any(word in str(error) for word in ("gloo", "Connection closed by peer", "NCCL", "Connection reset"))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -52,13 +52,29 @@ and reinforcement learning from it (M2).
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line; under `torchrun`, as one of several ranks.
+
+    A rank ends without Python's own clearing up, in which workers of torch's gloo backend abort now and then.
 
     Args:
         argv: arguments after the program's name; those of the process by default.
     Returns:
         0 done, 1 the run failed, 2 the input was wrong, 130 interrupted.
     """
+    code = _main(argv)
+    if "trivium.base.ranks" in sys.modules:
+        from trivium.base import ranks
+
+        if ranks.world() > 1:
+            if code == 0:
+                ranks.leave()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
         print(

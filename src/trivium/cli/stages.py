@@ -36,6 +36,7 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
 
     arguments = read_recipe_arguments(invocation.arguments)
 
+    from trivium.base.ranks import is_main
     from trivium.stages.pipeline import Recipe, run_pipeline
 
     recipe = load_config(Recipe, arguments.recipe, [] if arguments.help else arguments.flags)
@@ -51,6 +52,8 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     invocation.directory = recipe.directory
     invocation.resumable = True
     summary = run_pipeline(recipe, only=only, force=arguments.force)
+    if not is_main():
+        return 0
     if "models" in summary:
         from trivium.base.log import say
         from trivium.report import write_report

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trivium.model.attention import Attention, cache_bias, document_bias
 from trivium.model.cache import KVCache
@@ -51,6 +52,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.recompute = False
+        """Keep only the stream between blocks for the backward pass and compute the blocks again there."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
@@ -118,7 +121,10 @@ class Decoder(nn.Module):
         cos, sin = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
         x = F.embedding(ids, self.embedding.weight).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, bias, layer, positions, cache, end or 0)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, bias, layer, positions, cache, end or 0, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, bias, layer, positions, cache, end or 0)
         return self.norm(x)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:

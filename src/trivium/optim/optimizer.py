@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trivium.base.config import Config
 from trivium.base.errors import NumericalFault
+from trivium.base.ranks import local, part_of, whole
 from trivium.optim.muon import Muon
 from trivium.optim.schedule import Schedule, lr_scale
 
@@ -48,6 +49,7 @@ class OptimConfig(Config):
 class Optimizer:
     """One optimiser for a module: Muon (Jordan 2024) for hidden matrices, AdamW for everything else.
 
+    Of a module that is spread over the ranks each keeps the moments of its own share.
     `step` returns the gradient norm before clipping. The rate is a function of the step number alone.
     """
 
@@ -109,7 +111,7 @@ class Optimizer:
         if count != 1.0:
             for gradient in gradients:
                 gradient.div_(float(count))
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm.item()):
             raise NumericalFault(f"the gradient's norm is {norm.item()}")
         if self.config.grad_clip > 0:
@@ -144,4 +146,8 @@ class Optimizer:
             name, _, moment = key.rpartition("/")
             parameter = self.parameters[name]
             state: dict[str, Any] = owner[parameter].state[parameter]
-            state[moment] = value.to(parameter.device, copy=True)
+            if value.dim():
+                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                local(state[moment]).copy_(part_of(value, parameter))
+            else:
+                state[moment] = value.to(parameter.device, copy=True)

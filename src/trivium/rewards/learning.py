@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trivium.base.config import Config
+from trivium.base.ranks import is_main, own_share
 from trivium.base.seeding import python_rng
 from trivium.batch import LossOutput
 from trivium.data.branches import ResponseBatch, length_mask, response_batches
@@ -94,10 +95,12 @@ class RewardStep:
         self.ranked = sum(len({tier for tier in example.tiers if tier >= 0}) > 1 for example in examples)
 
     def losses(self) -> Iterator[LossOutput]:
-        """One loss a micro-batch, computed when asked for; their sums add up to the step's loss, their counts to 1."""
-        for number, batch in enumerate(self.batches):
+        """One loss a micro-batch, computed when asked for; sums over all ranks add up to the step's, counts to 1."""
+        for number, (batch, counts) in enumerate(own_share(self.batches)):
             loss, metrics = self._terms(batch.to(self.scorer.device))
-            yield LossOutput(loss, torch.tensor(1.0 if number == 0 else 0.0), metrics)
+            if not counts:
+                loss, metrics = 0.0 * loss, {}
+            yield LossOutput(loss, torch.tensor(1.0 if number == 0 and is_main() else 0.0), metrics)
 
     def _terms(self, batch: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scorer, config = self.scorer, self.config

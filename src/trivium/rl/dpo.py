@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trivium.base.config import Config
 from trivium.base.errors import NumericalFault
+from trivium.base.ranks import own_share, totals
 from trivium.base.seeding import python_rng
 from trivium.batch import Batch
 from trivium.model import Decoder
@@ -16,8 +17,9 @@ from trivium.objectives.kl import KLController
 from trivium.objectives.preference import DPOKind, dpo_loss
 from trivium.optim import Optimizer
 from trivium.rewards.learning import RankedTokens
-from trivium.rl.learner import LearnerConfig, OnFault, averages, finite, named, sft_gradient, split
+from trivium.rl.learner import LearnerConfig, OnFault, averages, backward, descend, finite, named, sft_gradient, split
 from trivium.rl.rollout import Rollout, over_rollout, response_logprobs
+from trivium.training.faults import Level
 
 
 class DPOConfig(Config):
@@ -91,6 +93,8 @@ class DPOLearner:
         self.controller = KLController(config.gamma)
         self.updates = 0
         """Optimiser steps done; sets the learning rate."""
+        self.levels = {"policy": Level()}
+        """Where the loss runs."""
 
     def update(
         self,
@@ -121,7 +125,7 @@ class DPOLearner:
                     metrics = self._gradient(rollout, part, reference)
                     if self.config.alpha > 0:
                         metrics |= sft_gradient(self.policy, self.config.alpha, self.updates, sft_batches)
-                    metrics |= named("policy", self.optimizer.step(self.updates))
+                    metrics |= named("policy", descend(self, "policy", metrics["loss/policy"], self.optimizer))
                 except NumericalFault as fault:
                     self.optimizer.clear()
                     if on_fault is None:
@@ -137,7 +141,7 @@ class DPOLearner:
     def _gradient(self, rollout: Rollout, part: Sequence[int], reference: Tensor) -> dict[str, float]:
         rows = [row for pair in part for row in (2 * pair, 2 * pair + 1)]
         metrics: dict[str, float] = {}
-        for batch in rollout.batches(rows, self.config.microbatch_tokens):
+        for batch, counts in own_share(list(rollout.batches(rows, self.config.microbatch_tokens))):
             moved = batch.to(self.policy.device)
             logprobs = moved.spread(response_logprobs(self.policy, moved, self.temperature)).sum(1)
             order = batch.responses.argsort()  # a prompt's two answers lie in one row of one batch
@@ -151,12 +155,15 @@ class DPOLearner:
                 label_smoothing=self.switches.label_smoothing,
                 kind=self.kind,
             )
-            finite(loss.loss_sum)
-            (loss.loss_sum / len(part)).backward()
+            backward(loss.loss_sum / len(part), counts)
+            if not counts:
+                continue
             share = len(order) / 2 / len(part)
             metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / len(part)
             for key, value in loss.metrics.items():
                 metrics[f"dpo/{key}"] = metrics.get(f"dpo/{key}", 0.0) + share * value.item()
+        metrics = totals(metrics)
+        finite(metrics["loss/policy"])
         return metrics
 
 

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor
 
 from trivium.base.config import Config
 from trivium.base.errors import NumericalFault
+from trivium.base.ranks import own_share, totals, world
 from trivium.base.seeding import python_rng
 from trivium.batch import Batch
 from trivium.data.branches import ResponseBatch
+from trivium.distributed import gathered
 from trivium.model import Decoder, Scorer
 from trivium.objectives.kl import KLController, kl_estimate, kl_loss, shape_rewards
 from trivium.objectives.lm import linear_lm_loss
@@ -23,6 +25,8 @@ from trivium.rl.algorithm import Algorithm
 from trivium.rl.ppo import PPO
 from trivium.rl.reward import MissingEOS, length_penalty, overlong_penalty, penalise_unfinished
 from trivium.rl.rollout import Rollout, end_values, over_rollout, response_logprobs, response_values
+from trivium.training.faults import Level
+from trivium.training.losses import own_rows
 
 OnFault = Callable[[str, Sequence[int]], None]
 
@@ -36,6 +40,8 @@ class LearnerConfig(Config):
     """Weight of the reward in U."""
     gamma: float = Field(default=0.05, ge=0)
     """Weight of the KL divergence from M1 in U, reward per nat."""
+    explosion: float = Field(default=10.0, gt=1)
+    """A loss of policy or critic this many times its running level, or 1 where that is lower, has exploded."""
     kl_target: float | None = Field(default=None, gt=0)
     """KL per response, in nats, that the coefficient is steered to; unset keeps it at gamma."""
     kl_horizon: float = Field(default=10_000, gt=0)
@@ -94,6 +100,8 @@ class Learner:
         self.controller = KLController(config.gamma, config.kl_target, config.kl_horizon)
         self.updates = 0
         """Optimiser steps done; sets the learning rate."""
+        self.levels = {"policy": Level(), "critic": Level()}
+        """Where the losses run."""
 
     def prepare(self, rollout: Rollout) -> dict[str, float]:
         """Old and reference log-probs and values, once per rollout; rewards and advantages from them.
@@ -102,15 +110,16 @@ class Learner:
             NumericalFault: a reward, a value or the divergence is not finite; nothing has been learnt from it.
         """
         device, config, temperature = self.policy.device, self.config, rollout.temperature
+        policy = gathered(self.policy)
 
         def under(model: Decoder) -> Callable[[ResponseBatch], Tensor]:
             return lambda batch: response_logprobs(model, batch, temperature)
 
         tokens = config.microbatch_tokens
-        rollout.old_logprobs = over_rollout(rollout, under(self.policy), device, tokens)
+        rollout.old_logprobs = over_rollout(rollout, under(policy), device, tokens)
         rollout.ref_logprobs = over_rollout(rollout, under(self.reference), device, tokens)
         if self.critic is not None:
-            critic = self.critic
+            critic = gathered(self.critic)
             if isinstance(self.algorithm, PPO) and self.algorithm.config.truncation == "bootstrap":
                 rollout.end_values = end_values(critic, rollout, tokens)
             rollout.values = over_rollout(rollout, lambda batch: response_values(critic, batch), device, tokens)
@@ -212,7 +221,7 @@ class Learner:
     ) -> dict[str, float]:
         try:
             metrics = self._policy_gradient(rollout, chosen, sigma, sft_batches)
-            return metrics | named("policy", self.optimizer.step(self.updates))
+            return metrics | named("policy", descend(self, "policy", metrics["loss/policy"], self.optimizer))
         except NumericalFault as fault:
             return self._leave_out(self.optimizer, "policy", fault, chosen, on_fault)
 
@@ -233,7 +242,7 @@ class Learner:
         tokens, width = int(mask[chosen].sum()), mask.shape[1]
         count = self._count(len(chosen), tokens, width)
         metrics: dict[str, float] = {}
-        for batch in rollout.batches(chosen, config.microbatch_tokens):
+        for batch, counts in own_share(list(rollout.batches(chosen, config.microbatch_tokens))):
             rows = batch.responses
             logprobs = batch.to(device).spread(
                 response_logprobs(self.policy, batch.to(device), rollout.temperature), width
@@ -255,15 +264,18 @@ class Learner:
                     old_logprobs=rollout.old_logprobs[rows].to(device),
                 )
                 objective = objective + self.controller.gamma * penalty.loss_sum
-                metrics["loss/kl"] = metrics.get("loss/kl", 0.0) + penalty.loss_sum.item() / count
-            finite(objective)
-            (objective / count).backward()
+                metrics["loss/kl"] = metrics.get("loss/kl", 0.0) + counts * penalty.loss_sum.item() / count
+            backward(objective / count, counts)
+            if not counts:
+                continue
             share = int(mask[rows].sum()) / tokens
             metrics["loss/policy"] = metrics.get("loss/policy", 0.0) + loss.loss_sum.item() / count
             for key, value in loss.metrics.items():
                 name = {"ratio_mean": "ratio/mean", "ratio_max": "ratio/max"}.get(key, key)
                 old = metrics.get(name, 0.0)
                 metrics[name] = max(old, value.item()) if name.endswith("max") else old + share * value.item()
+        metrics = totals(metrics)
+        finite(metrics["loss/policy"] + metrics.get("loss/kl", 0.0))
         if config.alpha > 0:
             weight = effective_alpha(
                 config.alpha,
@@ -286,7 +298,7 @@ class Learner:
             return {}
         try:
             metrics = self._critic_gradient(self.critic, rollout, chosen)
-            return metrics | named("critic", self.critic_optimizer.step(self.updates))
+            return metrics | named("critic", descend(self, "critic", metrics["loss/value"], self.critic_optimizer))
         except NumericalFault as fault:
             return self._leave_out(self.critic_optimizer, "critic", fault, chosen, on_fault)
 
@@ -295,18 +307,21 @@ class Learner:
         mask, device = rollout.loss_mask, self.policy.device
         tokens, width = int(mask[chosen].sum()), mask.shape[1]
         metrics: dict[str, float] = {}
-        for batch in rollout.batches(chosen, self.config.microbatch_tokens):
+        for batch, counts in own_share(list(rollout.batches(chosen, self.config.microbatch_tokens))):
             rows = batch.responses
             values = batch.to(device).spread(response_values(critic, batch.to(device)), width)
             loss = self.algorithm.value_loss(
                 values, rollout.values[rows].to(device), rollout.returns[rows].to(device), mask[rows].to(device)
             )
-            finite(loss.loss_sum)
-            (loss.loss_sum / tokens).backward()
+            backward(loss.loss_sum / tokens, counts)
+            if not counts:
+                continue
             share = int(mask[rows].sum()) / tokens
             metrics["loss/value"] = metrics.get("loss/value", 0.0) + loss.loss_sum.item() / tokens
             explained = loss.metrics["explained_variance"].nan_to_num().item()
             metrics["explained_variance"] = metrics.get("explained_variance", 0.0) + share * explained
+        metrics = totals(metrics)
+        finite(metrics["loss/value"])
         return metrics
 
 
@@ -319,12 +334,43 @@ def sft_gradient(
         NumericalFault: the loss is not finite.
     """
     assert sft_batches is not None, "alpha > 0 needs fine-tuning data"
-    batch = sft_batches(update).to(policy.device)
+    batch = own_rows(sft_batches(update)).to(policy.device)
     hidden = policy.hidden(batch.ids, batch.positions)
     loss = linear_lm_loss(hidden, policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
-    finite(loss.mean)
-    (weight * loss.mean).backward()
-    return {"loss/sft": loss.mean.item(), "alpha/effective": weight}
+    count = totals({"": float(loss.count)})[""]
+    mean = loss.loss_sum / max(count, 1.0)
+    backward(weight * mean)
+    total = totals({"": mean.item()})[""]
+    finite(total)
+    return {"loss/sft": total, "alpha/effective": weight}
+
+
+class Descending(Protocol):
+    """What `descend` needs of a learner."""
+
+    config: LearnerConfig
+    updates: int
+    levels: dict[str, Level]
+
+
+def descend(learner: Descending, network: str, loss: float, optimizer: Optimizer) -> dict[str, float]:
+    """Step down a gradient, unless its loss has exploded.
+
+    Raises:
+        NumericalFault: it has, or the gradient is not finite; nothing was updated.
+    """
+    learner.levels[network].check(loss, learner.config.explosion)
+    figures = optimizer.step(learner.updates)
+    learner.levels[network].follow(loss)
+    return figures
+
+
+def backward(loss: Tensor, counts: bool = True) -> None:
+    """Add this rank's part of a gradient to the others'; one that does not count only keeps the ranks in step.
+
+    Ranks' gradients arrive as their mean, of which this makes their sum.
+    """
+    (loss * (world() if counts else 0)).backward()
 
 
 def split(order: list[int], parts: int) -> Iterator[list[int]]:
@@ -344,7 +390,7 @@ def named(network: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{network}/{key}": value for key, value in figures.items()}
 
 
-def finite(loss: Tensor) -> None:
+def finite(loss: float) -> None:
     """Raise `NumericalFault` for a loss that is no number."""
-    if not math.isfinite(loss.item()):
-        raise NumericalFault(f"the loss is {loss.item()}")
+    if not math.isfinite(loss):
+        raise NumericalFault(f"the loss is {loss}")

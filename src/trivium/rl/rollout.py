@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trivium.base.ranks import add_up, rank, shared, world
 from trivium.base.seeding import derive_seed
 from trivium.data.branches import ResponseBatch, length_mask, response_batches
 from trivium.generation import generate
@@ -75,27 +76,35 @@ def sample_rollout(
     temperature: float = 1.0,
     batch_size: int = 256,
 ) -> Rollout:
-    """Sample from the policy with full support; every draw is a function of (seed, step, prompt id, sample)."""
-    repeated = [index for index in range(len(prompts)) for _ in range(samples_per_prompt)]
-    seeds = [
-        derive_seed(seed, "rollout", step, prompt_ids[index], sample)
-        for index in range(len(prompts))
-        for sample in range(samples_per_prompt)
-    ]
-    samples = generate(
-        policy,
-        [prompts[index] for index in repeated],
-        seeds=seeds,
-        max_new_tokens=max_new_tokens,
-        stop_ids=[eos_id],
-        temperature=temperature,
-        batch_size=batch_size,
-    )
-    lengths = torch.tensor([len(sample.ids) for sample in samples])
-    logprobs = torch.zeros(len(samples), int(lengths.max()))
-    logprobs[length_mask(lengths)] = torch.tensor([value for sample in samples for value in sample.logprobs])
-    finished = torch.tensor([sample.finish == "stop" for sample in samples])
-    return Rollout(prompts, [sample.ids for sample in samples], repeated, finished, logprobs, temperature)
+    """Sample from the policy with full support; every draw is a function of (seed, step, prompt id, sample).
+
+    Each rank samples for its share of the prompts, from a policy that is whole; the rollout is the same on all.
+    """
+
+    def draw(mine: list[int]) -> list[list[tuple[list[int], list[float], bool]]]:
+        samples = generate(
+            policy,
+            [prompts[index] for index in mine for _ in range(samples_per_prompt)],
+            seeds=[
+                derive_seed(seed, "rollout", step, prompt_ids[index], sample)
+                for index in mine
+                for sample in range(samples_per_prompt)
+            ],
+            max_new_tokens=max_new_tokens,
+            stop_ids=[eos_id],
+            temperature=temperature,
+            batch_size=batch_size,
+        )
+        drawn = [(sample.ids, sample.logprobs, sample.finish == "stop") for sample in samples]
+        return [drawn[at : at + samples_per_prompt] for at in range(0, len(drawn), samples_per_prompt)]
+
+    drawn = [each for group in shared(len(prompts), draw) for each in group]
+    lengths = torch.tensor([len(ids) for ids, _, _ in drawn])
+    logprobs = torch.zeros(len(drawn), int(lengths.max()))
+    logprobs[length_mask(lengths)] = torch.tensor([value for _, values, _ in drawn for value in values])
+    finished = torch.tensor([ended for _, _, ended in drawn])
+    owners = [index for index in range(len(prompts)) for _ in range(samples_per_prompt)]
+    return Rollout(prompts, [ids for ids, _, _ in drawn], owners, finished, logprobs, temperature)
 
 
 def response_logprobs(model: Decoder, batch: ResponseBatch, temperature: float) -> Tensor:
@@ -115,20 +124,27 @@ def response_values(critic: Scorer, batch: ResponseBatch) -> Tensor:
 def end_values(critic: Scorer, rollout: Rollout, max_tokens: int = 4096) -> Tensor:
     """(N,) the critic's value of the state after each response's last token."""
     out = torch.zeros(len(rollout.responses))
-    for batch in rollout.batches(max_tokens=max_tokens):
+    for batch in _own(rollout, max_tokens):
         rows = batch.to(critic.device)
         hidden = critic.hidden(rows.ids, rows.positions, branches=rows.branches).flatten(0, 1)[rows.last]
         out[batch.responses] = critic.scores(hidden).float().cpu()
-    return out
+    return add_up(out)
 
 
 @torch.no_grad()
 def over_rollout(
     rollout: Rollout, forward: Callable[[ResponseBatch], Tensor], device: torch.device, max_tokens: int = 4096
 ) -> Tensor:
-    """Run a forward pass over the whole rollout; (N, L) on the CPU, zeros beyond each response's end."""
+    """Run a forward pass over the whole rollout; (N, L) on the CPU, zeros beyond each response's end.
+
+    Each rank runs its share of the batches, on a model that is whole.
+    """
     width = int(rollout.lengths.max())
     out = torch.zeros(len(rollout.responses), width)
-    for batch in rollout.batches(max_tokens=max_tokens):
+    for batch in _own(rollout, max_tokens):
         out[batch.responses] = batch.spread(forward(batch.to(device)).float().cpu(), width)
-    return out
+    return add_up(out)
+
+
+def _own(rollout: Rollout, max_tokens: int) -> list[ResponseBatch]:
+    return list(rollout.batches(max_tokens=max_tokens))[rank() :: world()]

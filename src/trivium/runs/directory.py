@@ -37,6 +37,11 @@ class RunDir:
         return self.path / "compute.json"
 
     @property
+    def outstanding_path(self) -> Path:
+        """Which stages a forced run has still to replace; there only until it has."""
+        return self.path / "outstanding.json"
+
+    @property
     def lineage_path(self) -> Path:
         return self.path / "lineage.json"
 
@@ -116,12 +121,16 @@ class RunDir:
 
 
 class StageDir:
-    """One stage of a run: `runs/<name>/<stage>/`. Nothing is created here."""
+    """One stage of a run: `runs/<name>/<stage>/`. Nothing is created here.
 
-    def __init__(self, run: RunDir, name: str) -> None:
+    Args:
+        elsewhere: the folder for the files of a process that only helps; it shares the checkpoints.
+    """
+
+    def __init__(self, run: RunDir, name: str, elsewhere: Path | None = None) -> None:
         self.run = run
         self.name = name
-        self.path = run.path / name
+        self.path = (elsewhere or run.path) / name
 
     def __repr__(self) -> str:
         return f"StageDir({str(self.path)!r})"
@@ -145,7 +154,7 @@ class StageDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.run.path / self.name / "checkpoints"
 
     @property
     def samples(self) -> Path:

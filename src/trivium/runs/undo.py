@@ -24,7 +24,7 @@ class Kept:
 
 def keep_run(run: RunDir) -> Kept:
     """The files about a run as a whole."""
-    return Kept(run.recipe_path, run.compute_path, run.lineage_path)
+    return Kept(run.recipe_path, run.compute_path, run.lineage_path, run.outstanding_path)
 
 
 class KeptStage:
@@ -35,6 +35,7 @@ class KeptStage:
         self._is_new = not stage.path.exists()
         self._checkpoints = self._present()
         self._files = Kept(stage.manifest_path, stage.config_path, stage.metrics_path)
+        self._outstanding = Kept(stage.run.outstanding_path)
         self.forget()  # a killed process may have left one
 
     def restore(self) -> bool:
@@ -49,6 +50,7 @@ class KeptStage:
             shutil.rmtree(stage.path, ignore_errors=True)
         else:
             self._files.restore()
+        self._outstanding.restore()
         return True
 
     def forget(self) -> None:

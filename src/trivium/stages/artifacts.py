@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from trivium.base.files import write_text
+from trivium.base.ranks import is_main
+from trivium.distributed import gathered
 from trivium.model import Decoder, save_model
 from trivium.tokenizer import Tokenizer
 
 
 def save_artifact(model: Decoder, tokenizer: Tokenizer, folder: Path, title: str, facts: dict[str, Any]) -> None:
-    """A model directory that opens in transformers, with a README of what it is."""
+    """A model directory that opens in transformers, with a README of what it is. Written by rank 0; all must ask."""
+    model = gathered(model)
+    if not is_main():
+        return
     save_model(model, folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     tokenizer.save(folder)
     config = model.config

@@ -57,11 +57,11 @@ def run(
 ) -> dict[str, Any]:
     """One round; round 0 samples M1, later ones the policy as it is then."""
     name = "collect" if round == 0 else f"collect-{round + 1}"
-    database = context.run.preferences_path
+    database, forced = context.run.preferences_path, context.forces(name)
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         sampler = None if config.path else _load(context, config, policy, round)
-        if context.force and round == 0:
+        if forced and round == 0:
             _set_aside(database)
         with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
             if sampler is None:

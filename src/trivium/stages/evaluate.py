@@ -108,7 +108,7 @@ class _Bench:
         self.context, self.config, self.learner = context, config, learner
         self.tokenizer = Tokenizer.load(reward_folder)
         self.reward = RewardModel.load(reward_folder)
-        self.reward.scorer.to(context.device).compute_dtype = context.dtype
+        context.place(self.reward.scorer)
         self.reference = context.load_model(context.run.artifact("M1"))
         self.tasks: list[Task] = config.tasks.load(context.seed, "evaluate", "heldout")
         self.prompts = [encode_prompt(self.tokenizer, task.prompt) for task in self.tasks]

@@ -6,16 +6,18 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
+from trivium.base import ranks
 from trivium.base.config import Config
 from trivium.base.errors import ConfigError, InputError
 from trivium.base.files import write_json, write_jsonl, write_text
-from trivium.base.log import say
+from trivium.base.log import say, silence
 from trivium.base.toml import dump_toml
 from trivium.data.config import DataConfig
 from trivium.model import ModelConfig
 from trivium.model.hf import read_config
 from trivium.runs import RunDir, keep_run, read_manifest, read_metrics, write_lineage
 from trivium.runs.directory import SIMPLE_NAME
+from trivium.runs.outstanding import outstanding, owe_all
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
 from trivium.stages.confinement import SandboxConfig
@@ -111,16 +113,43 @@ def _excess(name: str, length: int, limit: int, of: str) -> str | None:
 def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -> dict[str, Any]:
     """Run every stage that is not done, or just one; returns what `summary.json` holds, or the stage's figures.
 
+    Under `torchrun` all ranks call it; rank 0 returns the figures, the others nothing.
+
     Args:
         only: one of `STAGES`; its inputs must exist.
         force: do it again, overwriting.
     """
+    ranks.join()
+    if not ranks.is_main():
+        return _help(recipe)
+    summary = _run_pipeline(recipe, only, force)
+    ranks.broadcast(None)
+    return summary
+
+
+def _help(recipe: Recipe) -> dict[str, Any]:
+    """What the other ranks do: take part in the stages that rank 0 calls out, until there are none."""
+    silence()
+    run = RunDir(recipe.directory)
+    while (call := ranks.broadcast(None)) is not None:
+        context = Context(run, recipe.seed, ComputeConfig.model_validate(call["compute"]))
+        context.set_up()
+        stage, _, number = call["stage"].partition("-")
+        if stage in STAGES[4:7]:
+            _round(stage, context, recipe, int(number or 1) - 1)
+        else:
+            _single(stage, context, recipe)
+    return {}
+
+
+def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, Any]:
     if only is not None and only not in STAGES:
         raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
     if recipe.rl.rounds > 1 and recipe.collect.path:
         say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
     run = RunDir(recipe.directory)
     to_come = {stage for stage in STAGES if only in (None, stage) and (force or not _is_done(run, stage))}
+    to_come |= {stage for stage in outstanding(run) if only is None and stage in STAGES}
     check_inputs(recipe, to_come)
     with run.lock():
         began = time.monotonic()
@@ -131,6 +160,8 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
             resolved = dump_toml(recipe.model_dump(mode="json"))
             if not run.recipe_path.exists():
                 write_text(run.recipe_path, resolved)
+            if force and only is None:
+                owe_all(run)
             _go_through(context, recipe, only, to_come, results)
         except BaseException as error:
             if isinstance(error, InputError) and not context.changed:
@@ -139,6 +170,8 @@ def run_pipeline(recipe: Recipe, only: str | None = None, force: bool = False) -
                 write_lineage(run)
             raise
         write_lineage(run)
+        if only is None:
+            run.outstanding_path.unlink(missing_ok=True)  # of stages that this recipe does not have
         write_text(run.recipe_path, resolved)  # not before: a recipe that was refused is not the run's
         if only not in (None, "evaluate"):
             return {only: results[only]}

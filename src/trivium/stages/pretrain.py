@@ -7,8 +7,10 @@ from pydantic import Field
 
 from trivium.base.config import MOST
 from trivium.base.errors import DataError
+from trivium.base.ranks import is_main
 from trivium.base.seeding import derive_seed
 from trivium.data.loader import CorpusLoader
+from trivium.distributed import gathered, shard
 from trivium.evaluation.bits_per_byte import bits_per_byte
 from trivium.model import Decoder, ModelConfig
 from trivium.objectives.lm import linear_lm_loss
@@ -76,11 +78,14 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
             )
         model = Decoder(shape.model_copy(update={"vocab_size": tokenizer.vocab_size}))
         model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
-        model.to(context.device).compute_dtype = context.dtype
-        optimizer = Optimizer(model, config.optim, config.steps)
+        optimizer = Optimizer(shard(context.place(model)), config.optim, config.steps)
+
+        def measure(rows: int) -> dict[str, float]:
+            plain = gathered(model)
+            return heldout_bits_per_byte(plain, loader, rows) if is_main() else {}
 
         def evaluate(step: int) -> dict[str, float]:
-            figures = heldout_bits_per_byte(model, loader, config.eval_rows)
+            figures = measure(config.eval_rows)
             return {f"bits_per_byte/{name}": value for name, value in figures.items()}
 
         with MetricsLog(stage.metrics_path) as metrics:
@@ -98,7 +103,7 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
                 tokens_per_step=config.batch_size * config.seq_len,
                 contents=loader.contents,
             )
-        figures = heldout_bits_per_byte(model, loader, 4 * config.eval_rows)
+        figures = measure(4 * config.eval_rows)
         result = {"tokens": config.steps * config.batch_size * config.seq_len, "parameters": model.parameter_count()}
         result |= {"bits_per_byte": figures}
         facts = {f"bits per byte, held-out {name}": value for name, value in figures.items()}
@@ -106,4 +111,4 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
         return result, [context.run.artifact("M0")]
 
     inputs = {"tokenizer": folder / "tokenizer.json", "corpus": shards, "shape": shape.model_dump_json()}
-    return perform(context, "pretrain", __name__, config, inputs=inputs, body=body)
+    return perform(context, "pretrain", __name__, config, inputs=inputs, together=True, body=body)

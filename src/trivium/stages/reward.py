@@ -10,7 +10,9 @@ from pydantic import Field
 
 from trivium.base.config import MOST
 from trivium.base.errors import DataError, StageFailed
+from trivium.base.ranks import is_main
 from trivium.base.seeding import derive_seed, python_rng
+from trivium.distributed import gathered, shard
 from trivium.evaluation.intervals import share_interval
 from trivium.evaluation.probes import probe_reward_model
 from trivium.model import Scorer
@@ -32,7 +34,7 @@ from trivium.training import Checkpointer, TrainConfig, Trainer
 class RewardConfig(TrainConfig):
     """How R is trained."""
 
-    epochs: float = Field(default=2.25, gt=0, le=MOST)
+    epochs: float = Field(default=3.0, gt=0, le=MOST)
     """Passes over the comparisons of the first round."""
     later_epochs: float = Field(default=1.0, gt=0, le=MOST)
     """Passes in each later round, which goes on from the R before, over old and new comparisons."""
@@ -185,10 +187,12 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         scorer = (
             context.load_scorer(previous)
             if previous is not None
-            else Scorer.from_decoder(context.load_model(base), generator).to(context.device)
+            else context.place(Scorer.from_decoder(context.load_model(base), generator))
         )
         model = RewardModel(scorer, tokenizer)
         _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)
+        if not is_main():
+            return {}, []
         figures = heldout_figures(model, held, context.seed) if held else {}
         pairs = sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train)
         probes = probe_figures(model, held, context.seed)
@@ -211,7 +215,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
     }
     if previous is not None:
         inputs["previous"] = previous
-    return perform(context, name, __name__, config, inputs=inputs, parents=["M1"], body=body)
+    return perform(context, name, __name__, config, inputs=inputs, parents=["M1"], together=True, body=body)
 
 
 def collected(context: Context, round: int) -> Path:
@@ -271,15 +275,16 @@ def _fit(
     schedule = RewardSchedule(train, config.prompts_per_step, epochs, derive_seed(context.seed, stage.name))
 
     def evaluate(step: int) -> dict[str, float]:
-        if not held:
+        plain = RewardModel(gathered(model.scorer), model.tokenizer)
+        if not held or not is_main():
             return {}
-        figures = heldout_figures(model, held, context.seed)
+        figures = heldout_figures(plain, held, context.seed)
         return {"heldout/accuracy": figures["accuracy"], "heldout/nll": figures["nll"], "heldout/ece": figures["ece"]}
 
     with MetricsLog(stage.metrics_path) as metrics:
         trainer = Trainer(
             model.scorer,
-            Optimizer(model.scorer, config.optim, schedule.steps),
+            Optimizer(shard(model.scorer), config.optim, schedule.steps),
             stage=stage,
             config=config,
             metrics=metrics,
@@ -290,6 +295,7 @@ def _fit(
             hooks=[(config.eval_every, evaluate)],
             contents=lambda step: [example.name for example in schedule.examples(step)],
         )
+    model.scorer = gathered(model.scorer)
 
 
 def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ from torch import Tensor
 from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import say
+from trivium.base.ranks import is_main, shared
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
+from trivium.distributed import gathered, shard
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Scorer
 from trivium.objectives.preference import dpo_beta
@@ -40,6 +42,7 @@ from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
 from trivium.training import Loop
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.faults import Level
 
 
 def run(
@@ -70,7 +73,9 @@ def run(
     inputs |= {"sft": sft.model_dump_json()}
     if config.offline:
         inputs |= {"comparisons": collected(context, round), "judgements": judged(context, round)}
-    return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], body=body)
+    return perform(
+        context, name, __name__, config, inputs=inputs, parents=[policy.name, "R", "M1"], together=True, body=body
+    )
 
 
 class _Session:
@@ -95,9 +100,10 @@ class _Session:
         self.policy, self.reference = context.load_model(policy), context.load_model(base)
         self.reference.requires_grad_(False)
         self.reward = RewardModel.load(reward)
-        self.reward.scorer.to(context.device).compute_dtype = context.dtype
+        context.place(self.reward.scorer)
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
+        shard(self.policy)
         self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
@@ -171,7 +177,7 @@ class _Session:
         critic = Scorer.from_decoder(self.reward.scorer, torch.Generator())
         with torch.no_grad():
             critic.score.weight.mul_(self.config.learner.beta / self.reward.std)
-        return critic.to(self.context.device)
+        return shard(self.context.place(critic))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Networks, optimisers, controller and figures as they were."""
@@ -185,6 +191,7 @@ class _Session:
         self.state = checkpoint.state["session"]
         learner.controller.load_state_dict(checkpoint.state["controller"])
         learner.updates = checkpoint.state["updates"]
+        learner.levels = {name: Level(value) for name, value in checkpoint.state["levels"].items()}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `restore` takes. A rollout is whole within a step: one that was under way is drawn again, the same."""
@@ -197,7 +204,7 @@ class _Session:
                 critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
         state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
-        return tensors, state
+        return tensors, state | {"levels": {name: level.value for name, level in learner.levels.items()}}
 
     def fit(self) -> dict[str, Any]:
         """All steps of the round; figures for the manifest."""
@@ -205,6 +212,7 @@ class _Session:
         self.loop.run(self, config.steps)
         if fingerprint_path(self.base) != self.reference_print:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
+        self.policy = gathered(self.policy)
         if config.keep == "lowest_u" and self.best:
             self.policy.load_state_dict(self.best)
         return {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
@@ -235,7 +243,7 @@ class _Session:
         first = overall * config.prompts_per_step
         tasks = [self.tasks[(first + index) % len(self.tasks)] for index in range(config.prompts_per_step)]
         rollout = sample_rollout(
-            self.policy,
+            gathered(self.policy),
             [encode_prompt(self.tokenizer, task.prompt) for task in tasks],
             [task.id for task in tasks],
             samples_per_prompt=config.samples_per_prompt,
@@ -275,14 +283,14 @@ class _Session:
         config = self.config
         count = len(rollout.responses)
         judged = list(range(count)) if config.reward == "execution" else self._gold_rows(count)
-        passed = self._run_tests(rollout, tasks, judged)
+        passed = shared(len(judged), lambda mine: self._run_tests(rollout, tasks, [judged[at] for at in mine]))
         known = {index: verdict for index, verdict in zip(judged, passed, strict=True) if verdict is not None}
         rollout.valid = torch.ones(count, dtype=torch.bool)
         if config.reward == "execution":
             rollout.valid = torch.tensor([index in known for index in range(count)])
             raw = torch.tensor([2.0 * known.get(index, False) - 1.0 for index in range(count)])
         else:
-            raw = self.reward.rewards(rollout.prompts, rollout.responses, rollout.prompt_of)
+            raw = torch.tensor(shared(count, lambda rows: self._rewards(rollout, rows)))
         rollout.parts = {config.reward: raw}
         rollout.scores = config.learner.full_reward(raw, rollout.finished, rollout.lengths, config.max_new_tokens)
         figures = {f"reward/{config.reward}": raw[rollout.valid].mean().item()}
@@ -290,6 +298,10 @@ class _Session:
             figures["gold/mean"] = sum(known.values()) / len(known)
             figures["gold/n"] = len(known)
         return figures
+
+    def _rewards(self, rollout: Rollout, rows: list[int]) -> list[float]:
+        responses, owners = [rollout.responses[row] for row in rows], [rollout.prompt_of[row] for row in rows]
+        return self.reward.rewards(rollout.prompts, responses, owners).tolist() if rows else []
 
     def _gold_rows(self, count: int) -> list[int]:
         wanted = min(self.config.gold_responses, count)
@@ -303,10 +315,12 @@ class _Session:
 
     def _measure(self, step: int) -> dict[str, float]:
         """U and its parts on held-out prompts; the lowest is kept."""
-        learner = self.config.learner
+        learner, policy = self.config.learner, gathered(self.policy)
         check_reference(self.reference, self.reference_weights)
+        if not is_main():
+            return {}
         measured = measure_utility(
-            self.policy,
+            policy,
             self.reference,
             self.reward,
             [encode_prompt(self.tokenizer, task.prompt) for task in self.held],
@@ -324,5 +338,5 @@ class _Session:
         if total < self.state.get("lowest_u", math.inf):
             self.state |= {"lowest_u": total, "lowest_u_step": step + 1}
             if self.config.keep == "lowest_u":
-                self.best = {name: tensor.detach().clone() for name, tensor in self.policy.state_dict().items()}
+                self.best = {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
         return measured.row

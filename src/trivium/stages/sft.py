@@ -9,9 +9,11 @@ from pydantic import Field
 
 from trivium.base.config import MOST
 from trivium.base.errors import ConfigError
+from trivium.base.ranks import is_main
 from trivium.base.seeding import derive_seed
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader, load_examples
+from trivium.distributed import gathered, shard
 from trivium.model import Decoder
 from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
@@ -116,7 +118,7 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
         with MetricsLog(stage.metrics_path) as metrics, open_sandbox(stage, sandbox_config) as sandbox:
             trainer = Trainer(
                 model,
-                Optimizer(model, config.optim, steps),
+                Optimizer(shard(model), config.optim, steps),
                 stage=stage,
                 config=config,
                 metrics=metrics,
@@ -129,6 +131,7 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
                 tokens_per_step=config.batch_size * config.seq_len,
                 contents=loader.contents,
             )
+        model = gathered(model)
         if config.keep == "best" and trainer.tensors:
             model.load_state_dict(trainer.tensors)
         result = {"steps": steps, "tokens": steps * config.batch_size * config.seq_len, "examples": len(train)}
@@ -140,7 +143,7 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
     if config.path:
         inputs["examples"] = Path(config.path)
     names = [parent.name if not config.parent else str(parent)]
-    return perform(context, "sft", __name__, config, inputs=inputs, parents=names, body=body)
+    return perform(context, "sft", __name__, config, inputs=inputs, parents=names, together=True, body=body)
 
 
 def _evaluation(
@@ -156,17 +159,20 @@ def _evaluation(
 
     def evaluate(step: int) -> dict[str, float]:
         figures: dict[str, float] = {}
+        plain = gathered(model)
+        if not is_main():
+            return figures
         if held_loader is not None:
-            sums, counts = heldout_loss(model, held_loader)
+            sums, counts = heldout_loss(plain, held_loader)
             loss = (sums.sum() / counts.sum()).item()
             figures["val/loss"] = trainer.state["last_loss"] = loss
             if loss < trainer.state.get("best_loss", math.inf):
                 trainer.state["best_loss"] = loss
                 if config.keep == "best":
-                    trainer.tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                    trainer.tensors = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
         if config.eval_tasks and not config.path:
             answers = answer_tasks(
-                model,
+                plain,
                 tokenizer,
                 tasks,
                 samples=1,

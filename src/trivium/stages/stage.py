@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -14,9 +15,13 @@ from trivium.base.files import write_json
 from trivium.base.fingerprint import fingerprint_modules, fingerprint_path
 from trivium.base.log import format_duration, say, warn
 from trivium.base.machine import bf16_speedup, release_memory, tune_allocator
+from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder, Scorer, load_model, load_scorer
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
+from trivium.runs.outstanding import outstanding, settle
 from trivium.training import Checkpointer
+
+Model = TypeVar("Model", bound=Decoder)
 
 
 class ComputeConfig(Config):
@@ -26,6 +31,8 @@ class ComputeConfig(Config):
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of activations; weights and optimiser are fp32. `auto` takes bf16 where it is measured to be faster."""
+    recompute: bool = False
+    """Activation checkpointing: memory of activations falls to a few percent, training takes a third longer."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 leaves it to torch. Resuming to the same bits needs the same number."""
 
@@ -63,17 +70,23 @@ class Context:
             self.compute = self.compute.model_copy(update={"precision": chosen})
         self.dtype = torch.bfloat16 if self.compute.precision == "bf16" else torch.float32
 
+    def forces(self, stage: str) -> bool:
+        """Whether a stage is to be begun anew: by this call, or by an interrupted one whose turn had not come."""
+        return self.force or stage in outstanding(self.run)
+
     def load_model(self, folder: Path) -> Decoder:
         """A language model on this run's device, in its precision."""
-        model = load_model(folder).to(self.device)
-        model.compute_dtype = self.dtype
-        return model
+        return self.place(load_model(folder))
 
     def load_scorer(self, folder: Path) -> Scorer:
         """A reward model's network on this run's device, in its precision."""
-        scorer = load_scorer(folder).to(self.device)
-        scorer.compute_dtype = self.dtype
-        return scorer
+        return self.place(load_scorer(folder))
+
+    def place(self, model: Model) -> Model:
+        """A model as this run computes with it."""
+        model.to(self.device).compute_dtype = self.dtype
+        model.recompute = self.compute.recompute
+        return model
 
 
 def perform(
@@ -84,6 +97,7 @@ def perform(
     *,
     inputs: dict[str, Path | str],
     parents: Iterable[str] = (),
+    together: bool = False,
     body: Callable[[StageDir], tuple[dict[str, Any], list[Path]]],
 ) -> dict[str, Any]:
     """Run a stage unless it is done; record how it ended. Bad input leaves the stage as it was.
@@ -92,10 +106,14 @@ def perform(
         name: of the stage's folder.
         module: whose source, with all it imports, is the stage's code version.
         inputs: name to a path (fingerprinted by content) or a fingerprint.
+        together: whether all ranks go through the body; the others wait for rank 0 otherwise.
         body: does the work; returns the figures to record and the outputs to fingerprint.
     Returns:
         The figures.
     """
+    if not is_main():  # rank 0 has opened the stage, called for help, and will close it
+        with TemporaryDirectory(prefix="trivium-rank-") as elsewhere:
+            return body(StageDir(context.run, name, Path(elsewhere)))[0]
     stage = context.run.stage(name)
     for key, value in inputs.items():
         if isinstance(value, Path) and not value.exists():
@@ -111,8 +129,9 @@ def perform(
         code=fingerprint_modules(module),
         seed=context.seed,
         parents=list(parents),
-        force=context.force,
+        force=context.forces(name),
     )
+    settle(context.run, name)
     checkpointer = Checkpointer(stage.checkpoints)
     if decision == "done":
         checkpointer.clear()  # should the process have been killed before it came to that
@@ -122,6 +141,8 @@ def perform(
         return manifest.result
     say(f"{name}: {'going on where it stopped' if decision == 'resume' else 'started'}")
     try:
+        if together:
+            broadcast({"stage": name, "compute": context.compute.model_dump(mode="json")})
         result, outputs = body(stage)
     except (KeyboardInterrupt, Interrupted):
         close_stage(stage, "interrupted")
@@ -143,6 +164,8 @@ def perform(
 
 def note(stage: StageDir, message: str) -> None:
     """Tell the user, and the reader of the report, something that must not stay silent."""
+    if not is_main():
+        return
     warn(f"{stage.name}: {message}")
     add_warning(stage, message)
 

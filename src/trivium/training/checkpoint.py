@@ -1,12 +1,16 @@
 """Checkpoints: safetensors and JSON in a directory that appears whole, checksummed, or not at all.
 
 A step only copies its tensors to the host's memory; a thread writes the copy while the next steps are computed.
+
+Of tensors that are spread over several ranks each writes its own part, and a file that says so; rank 0 makes the
+checkpoint visible once all are there. Reading puts the parts together, so any number of ranks may go on from it.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trivium.base.errors import RunDirError, StageFailed
-from trivium.base.files import save_tensors, sync_directory
+from trivium.base.files import save_tensors, sync_directory, write_json
 from trivium.base.log import warn
+from trivium.base.ranks import barrier, is_main, is_spread, local, part_of, rank, world
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -45,10 +50,12 @@ class Checkpointer:
     Args:
         keep: more than one lets a stage go on where the newest was damaged.
         beside: files, such as the metrics, that must be on the disk before a checkpoint that counts on them.
+        together: whether all ranks save and read, each its part; rank 0 alone otherwise.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, beside: Sequence[Path] = ()):
+    def __init__(self, folder: Path, keep: int = 2, beside: Sequence[Path] = (), together: bool = False):
         self.folder, self.keep, self.beside = folder, keep, beside
+        self._world = world() if together else 1
         self._writer: Thread | None = None
         self._failure: Exception | None = None
 
@@ -71,7 +78,8 @@ class Checkpointer:
             StageFailed: it held NaN or infinity.
         """
         self.wait()
-        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        own = {name: tensor for name, tensor in tensors.items() if is_main() or is_spread(tensor)}
+        copies = {name: local(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in own.items()}
         text = json.dumps(state)
         self._writer = Thread(target=self._attempt, args=(lambda: self._write(step, copies, text),), daemon=True)
         self._writer.start()
@@ -101,15 +109,21 @@ class Checkpointer:
         if broken is not None:
             raise StageFailed(f"after step {step} {broken} holds NaN or infinity; no checkpoint was made of it.")
         final, draft = self._path(step), self.folder / f".step-{step:08d}.tmp"
-        shutil.rmtree(draft, ignore_errors=True)
+        if self._world == 1:
+            shutil.rmtree(draft, ignore_errors=True)
         try:
-            draft.mkdir(parents=True)
-            save_tensors(tensors, draft / TENSORS)
-            header = {"step": step, "tensors": _digest(draft / TENSORS), "state": json.loads(state)}
+            draft.mkdir(parents=True, exist_ok=self._world > 1)
+            own = draft / _file(rank(), self._world)
+            save_tensors(tensors, own)
+            _sync(own)
+            digest = _digest(own)
+            if not is_main():
+                write_json(own.with_suffix(".json"), digest)
+                return
+            header = {"step": step, "tensors": self._parts(draft, digest), "state": json.loads(state)}
             (draft / STATE).write_text(json.dumps(header | {"sha256": _seal(header)}))
-            for path in (draft / TENSORS, draft / STATE, *self.beside):
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+            for path in (draft / STATE, *self.beside):
+                _sync(path)
             sync_directory(draft)
             self._remove(final)
             os.rename(draft, final)
@@ -119,6 +133,17 @@ class Checkpointer:
         sync_directory(self.folder)
         for old in self.steps()[: -self.keep]:
             self._remove(self._path(old))
+
+    def _parts(self, draft: Path, own: str) -> dict[str, str]:
+        """Checksum of every rank's file, once they are all there."""
+        digests = {_file(0, self._world): own}
+        for other in range(1, self._world):
+            told = (draft / _file(other, self._world)).with_suffix(".json")
+            while not told.exists():  # a rank that died takes this one with it
+                time.sleep(0.01)
+            digests[_file(other, self._world)] = json.loads(told.read_text())
+            told.unlink()
+        return digests
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -150,8 +175,17 @@ class Checkpointer:
         Raises:
             RunDirError: there are checkpoints, and all are damaged.
         """
-        for draft in self.folder.glob(".*.tmp"):
-            shutil.rmtree(draft)
+        if is_main():
+            for draft in self.folder.glob(".*.tmp"):
+                shutil.rmtree(draft)
+        found = self._latest() if is_main() else None
+        if self._world > 1:
+            barrier()
+            found = found if is_main() else self._latest()
+            barrier()
+        return found
+
+    def _latest(self) -> Checkpoint | None:
         damaged: list[tuple[Path, Exception]] = []
         for step in reversed(self.steps()):
             path = self._path(step)
@@ -176,20 +210,36 @@ class Checkpointer:
 
     def clear(self) -> None:
         """Remove all checkpoints: the stage is done and its artefact holds the weights."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _read(path: Path) -> Checkpoint:
     header = json.loads((path / STATE).read_text())
     if header.pop("sha256") != _seal(header):
         raise ValueError(f"the checksum of {STATE} does not match")
-    if header["tensors"] != _digest(path / TENSORS):
-        raise ValueError(f"the checksum of {TENSORS} does not match")
-    return Checkpoint(int(header["step"]), load_file(path / TENSORS), header["state"])
+    parts: dict[str, list[Tensor]] = {}
+    for name, digest in header["tensors"].items():
+        if digest != _digest(path / name):
+            raise ValueError(f"the checksum of {name} does not match")
+        for key, tensor in load_file(path / name).items():
+            parts.setdefault(key, []).append(tensor)
+    tensors = {key: part[0] if len(part) == 1 else torch.cat(part) for key, part in parts.items()}
+    return Checkpoint(int(header["step"]), tensors, header["state"])
 
 
 def _seal(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _file(rank: int, world: int) -> str:
+    """The file of a rank's tensors: parts along the first dimension where there are several."""
+    return TENSORS if world == 1 else TENSORS.replace(".", f"-{rank:05d}-of-{world:05d}.")
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _digest(path: Path) -> str:
@@ -208,5 +258,10 @@ def unpack(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
 
 
 def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put checkpointed parameters back in place."""
-    module.load_state_dict(tensors)
+    """Put checkpointed parameters back in place, of a module that is spread this rank's share."""
+    places = module.state_dict()
+    if places.keys() != tensors.keys():
+        raise KeyError(f"the checkpoint holds other weights: {sorted(places.keys() ^ tensors.keys())[:3]}")
+    with torch.no_grad():
+        for name, place in places.items():
+            local(place).copy_(part_of(tensors[name], place))

@@ -1,20 +1,51 @@
 """Batches whose numbers are no good: what they were, and whether the run stops or goes on without them."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trivium.base.errors import StageFailed
+from trivium.base.errors import NumericalFault, StageFailed
 from trivium.base.files import write_jsonl
 from trivium.base.log import warn
+from trivium.base.ranks import is_main
 from trivium.runs import StageDir, add_warning
 from trivium.training.checkpoint import Checkpointer
 
 SHOWN = 4
 """Documents named in a message; the file names them all."""
+DECAY = 0.95
+"""Of the running level of a loss."""
 MOST_IN_A_ROW = 10
 """Batches skipped without a good one between them: more, and it is not the batches."""
+
+
+class Level:
+    """Where a loss runs; one far above that has exploded.
+
+    Args:
+        value: the level so far; None before the first loss.
+    """
+
+    def __init__(self, value: float | None = None):
+        self.value = value
+
+    def check(self, loss: float, explosion: float) -> None:
+        """A loss may be `explosion` times its level, or that many times 1 where the level is lower.
+
+        Raises:
+            NumericalFault: it is more, or not finite.
+        """
+        if not math.isfinite(loss):
+            raise NumericalFault(f"the loss is {loss}")
+        level = abs(loss) if self.value is None else self.value
+        if abs(loss) > explosion * max(level, 1.0):
+            raise NumericalFault(f"the loss is {loss:.4g}, far above its level of {level:.4g},")
+
+    def follow(self, loss: float) -> None:
+        """A loss that was descended."""
+        self.value = abs(loss) if self.value is None else DECAY * self.value + (1 - DECAY) * abs(loss)
 
 
 class Faults:
@@ -76,6 +107,6 @@ class Faults:
     def conclude(self) -> None:
         """Record, for the reader of the results, what was skipped."""
         steps = list(dict.fromkeys(row["step"] for row in self.rows() if row["action"] == "skip"))
-        if steps:
+        if steps and is_main():
             shown = ", ".join(map(str, steps[:SHOWN])) + (", ..." if len(steps) > SHOWN else "")
             add_warning(self.stage, f"batches of {len(steps)} steps ({shown}) were skipped; see {self.path.name}")

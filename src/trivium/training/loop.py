@@ -10,6 +10,7 @@ from torch import Tensor
 from trivium.base.config import Config
 from trivium.base.errors import Interrupted, StopSignal
 from trivium.base.log import Progress
+from trivium.base.ranks import barrier, gather
 from trivium.runs import MetricsLog, StageDir
 from trivium.training.checkpoint import Checkpoint, Checkpointer
 from trivium.training.faults import Faults
@@ -84,7 +85,9 @@ class Loop:
 
     def __init__(self, stage: StageDir, config: LoopConfig, metrics: MetricsLog, offset: int = 0):
         self.stage, self.config, self.metrics, self.offset = stage, config, metrics, offset
-        self.checkpointer = Checkpointer(stage.checkpoints, config.keep_checkpoints, beside=[metrics.path])
+        self.checkpointer = Checkpointer(
+            stage.checkpoints, config.keep_checkpoints, beside=[metrics.path], together=True
+        )
         self.faults = Faults(stage, config.on_nonfinite, self.checkpointer)
 
     def run(self, work: Work, steps: int) -> None:
@@ -104,10 +107,12 @@ class Loop:
                 self.checkpointer.check()
                 if ended:
                     break
-                if stop.requested or (done % self.config.checkpoint_every == 0 and done < steps):
+                leaving = any(gather(stop.requested))  # whichever rank was told: they leave at the same step
+                if leaving or (done % self.config.checkpoint_every == 0 and done < steps):
                     self.checkpointer.save(done, *work.snapshot())
-                if stop.requested:
+                if leaving:
                     self.checkpointer.wait()
+                    barrier()
                     raise Interrupted(f"{name} stopped after step {done} of {steps}; checkpoint written.")
         self.faults.conclude()
 

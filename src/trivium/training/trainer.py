@@ -1,6 +1,5 @@
 """The training loop that pretraining, fine-tuning and reward modelling share."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -10,15 +9,15 @@ from pydantic import Field
 from torch import nn
 
 from trivium.base.errors import NumericalFault
+from trivium.base.ranks import totals, world
 from trivium.batch import LossOutput
 from trivium.optim import Optimizer
 from trivium.runs import MetricsLog, StageDir
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.faults import Level
 from trivium.training.loop import Loop, LoopConfig
 
 Hook = Callable[[int], dict[str, float]]
-LEVEL_DECAY = 0.95
-"""Of the running level of the loss."""
 
 
 class TrainConfig(LoopConfig):
@@ -33,7 +32,8 @@ class TrainConfig(LoopConfig):
 class Trainer:
     """Steps a module down a loss: accumulate, divide once by the global count, clip, update, log, checkpoint.
 
-    Everything a step does is a function of its number, so a resumed run repeats the uninterrupted one.
+    Everything a step does is a function of its number, so a resumed run repeats the uninterrupted one. On several
+    ranks the losses are those of this rank's share of the batch; sums and counts are taken over all.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Trainer:
         """JSON-able values that hooks keep across a resume."""
         self.tensors: dict[str, torch.Tensor] = {}
         """Tensors that hooks keep across a resume, e.g. the best weights so far."""
-        self._level: float | None = None
+        self._level = Level()
 
     def fit(
         self,
@@ -84,14 +84,14 @@ class Trainer:
         tensors = pack(
             model=dict(self.module.state_dict()), optimizer=self.optimizer.state_tensors(), hook=self.tensors
         )
-        return tensors, {"hooks": self.state, "level": self._level}
+        return tensors, {"hooks": self.state, "level": self._level.value}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take them up again."""
         load_weights(self.module, unpack(checkpoint.tensors, "model"))
         self.optimizer.load_state_tensors(unpack(checkpoint.tensors, "optimizer"))
         self.tensors = unpack(checkpoint.tensors, "hook")
-        self.state, self._level = checkpoint.state["hooks"], checkpoint.state["level"]
+        self.state, self._level = checkpoint.state["hooks"], Level(checkpoint.state["level"])
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One update, its hooks and its row of metrics."""
@@ -113,18 +113,16 @@ class Trainer:
         return {key: values[key] for key in ("loss",) if key in values} | evaluated, False
 
     def _update(self, step: int) -> dict[str, float]:
-        loss_sum, count, extra = 0.0, 0.0, {}
+        sums = {"": 0.0, "count": 0.0}
         for loss in self._losses(step):
             loss.loss_sum.backward()
-            loss_sum, count = loss_sum + loss.loss_sum.item(), count + float(loss.count)
-            for key, value in loss.metrics.items():
-                extra[key] = extra.get(key, 0.0) + float(value)
+            figures = {"": loss.loss_sum.item(), "count": float(loss.count)}
+            figures |= {f"/{key}": float(value) for key, value in loss.metrics.items()}
+            sums |= {key: sums.get(key, 0.0) + value for key, value in figures.items()}
+        sums = totals(sums)
+        loss_sum, count = sums.pop(""), sums.pop("count")
         mean = loss_sum / max(count, 1.0)
-        level = mean if self._level is None else self._level
-        if not math.isfinite(mean):
-            raise NumericalFault(f"the loss is {mean}")
-        if mean > self.config.explosion * max(level, 1.0):
-            raise NumericalFault(f"the loss is {mean:.4g}, far above its level of {level:.4g},")
-        figures = self.optimizer.step(step, max(count, 1.0))
-        self._level = LEVEL_DECAY * level + (1 - LEVEL_DECAY) * mean
-        return {"loss": mean, **extra, **figures}
+        self._level.check(mean, self.config.explosion)
+        figures = self.optimizer.step(step, max(count, 1.0) / world())  # ranks' gradients arrive as their mean
+        self._level.follow(mean)
+        return {"loss": mean, **{key.removeprefix("/"): value for key, value in sums.items()}, **figures}

@@ -1,0 +1,5 @@
+"""Models spread over several processes."""
+
+from trivium.distributed.fsdp import gathered, shard
+
+__all__ = ["gathered", "shard"]
