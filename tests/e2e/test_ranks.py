@@ -1,10 +1,12 @@
 """Two ranks under torchrun do what one process does, through kills, restarts and other numbers of ranks."""
 
+import json
 from pathlib import Path
 
 import check_ranks
 import pytest
 
+from trivium.preferences.store import PreferenceStore
 from trivium.runs import read_manifest, read_metrics
 from trivium.runs.directory import RunDir
 
@@ -27,6 +29,14 @@ def test_two_ranks_equal_one_through_kills_and_resharding(tmp_path: Path) -> Non
             assert {key: other[key] for key in keys} == pytest.approx(
                 {key: row[key] for key in keys}, rel=1e-3, abs=1e-4
             )
+    summaries = [json.loads(run.summary_path.read_text())["models"] for run in (alone, spread)]
+    for name, figures in summaries[0].items():
+        assert summaries[1][name]["U"] == pytest.approx(figures["U"], rel=1e-3, abs=1e-4), name
+    stored = []
+    for run in (alone, spread):
+        with PreferenceStore(run.preferences_path, create=False) as store:
+            stored.append(store.counts())
+    assert stored[0] == stored[1]
     assert not list(spread.path.rglob("*.tmp")) and not list(spread.path.glob("*/checkpoints"))
 
 

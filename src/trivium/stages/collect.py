@@ -12,6 +12,7 @@ from trivium.base.config import MOST, Config
 from trivium.base.errors import StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import Progress, say
+from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder
 from trivium.preferences.chat_judge import HttpJudge
 from trivium.preferences.formats import ImportReport, export_preferences, import_preferences
@@ -20,8 +21,9 @@ from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_sam
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Task
 from trivium.runs import StageDir
+from trivium.sandbox import Sandbox
 from trivium.stages.confinement import SandboxConfig, open_sandbox
-from trivium.stages.judging import Answer, answer_tasks, judge_answers, pass_share
+from trivium.stages.judging import Answer, answer_and_judge, pass_share
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig, collected_tasks
 from trivium.tokenizer import Tokenizer
@@ -61,6 +63,10 @@ def run(
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         sampler = None if config.path else _load(context, config, policy, round)
+        if not is_main():
+            if sampler is not None:
+                _help_sampling(context, config, sandbox_config, stage, sampler, round)
+            return {}, []
         if forced and round == 0:
             _set_aside(database)
         with PreferenceStore(database, heldout_fraction=config.heldout_fraction) as store:
@@ -76,7 +82,8 @@ def run(
     inputs: dict[str, Path | str] = {"policy": policy} | config.tasks.inputs
     if config.path:
         inputs["preferences"] = Path(config.path)
-    return perform(context, name, __name__, config, inputs=inputs, parents=[policy.name], body=body)
+    parents = [policy.name]
+    return perform(context, name, __name__, config, inputs=inputs, parents=parents, together=True, body=body)
 
 
 def _load(context: Context, config: CollectConfig, policy: Path, round: int) -> tuple[Decoder, Tokenizer, list[Task]]:
@@ -115,30 +122,22 @@ def _sample_and_judge(
     policy: Path,
     round: int,
 ) -> dict[str, Any]:
-    model, tokenizer, tasks = sampler
+    tasks = sampler[2]
     weights = fingerprint_path(policy)
     ids = store.add_prompts((task.prompt, task.id, "") for task in tasks)
     done = store.sampled(weights, round)
     todo = {name: task for name, task in zip(ids, tasks, strict=True) if len(done.get(name, ())) < config.samples}
     finished = len(set(ids)) - len(todo)
     names = list(todo)
+    place = {name: index for index, name in enumerate(ids)}
+    broadcast([place[name] for name in names])
     with (
         open_sandbox(stage, sandbox_config) as sandbox,
         Progress(stage.name, len(set(ids)), "prompt", start=finished) as progress,
     ):
         for start in range(0, len(names), config.chunk):
             part = names[start : start + config.chunk]
-            answers = answer_tasks(
-                model,
-                tokenizer,
-                [todo[name] for name in part],
-                samples=config.samples,
-                seed=context.seed,
-                purpose=f"collect-{round}",
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-            )
-            answers = judge_answers(answers, sandbox)
+            answers = _answers(context, config, sampler, [todo[name] for name in part], sandbox, round)
             samples, judgements = _judged(config, context.seed, part, answers, weights, round)
             if isinstance(config.judge, HttpJudge) and start == 0 and not judgements:
                 raise StageFailed(
@@ -161,6 +160,43 @@ def _sample_and_judge(
             f"{len(missing)} prompts have no judgement by {config.judge.source}",
         )
     return {"round": round, "prompts": len(set(ids)), "passing": sum(known) / len(known)}
+
+
+def _answers(
+    context: Context,
+    config: CollectConfig,
+    sampler: tuple[Decoder, Tokenizer, list[Task]],
+    tasks: Sequence[Task],
+    sandbox: Sandbox,
+    round: int,
+) -> list[Answer]:
+    return answer_and_judge(
+        *sampler[:2],
+        tasks,
+        sandbox,
+        samples=config.samples,
+        seed=context.seed,
+        purpose=f"collect-{round}",
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+    )
+
+
+def _help_sampling(
+    context: Context,
+    config: CollectConfig,
+    sandbox_config: SandboxConfig,
+    stage: StageDir,
+    sampler: tuple[Decoder, Tokenizer, list[Task]],
+    round: int,
+) -> None:
+    """What the other ranks do: their share of the answers to each chunk that rank 0 stores."""
+    tasks = sampler[2]
+    places: list[int] = broadcast(None)
+    with open_sandbox(stage, sandbox_config) as sandbox:
+        for start in range(0, len(places), config.chunk):
+            chunk = [tasks[place] for place in places[start : start + config.chunk]]
+            _answers(context, config, sampler, chunk, sandbox, round)
 
 
 def _judged(

@@ -10,6 +10,7 @@ from trivium.base.config import MOST, Config
 from trivium.base.errors import DataError
 from trivium.base.files import write_jsonl
 from trivium.base.log import say
+from trivium.base.ranks import broadcast, is_main
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.data.loader import CorpusLoader
@@ -22,7 +23,7 @@ from trivium.rl.learner import LearnerConfig
 from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.confinement import SandboxConfig, open_sandbox
-from trivium.stages.judging import Answer, answer_tasks, encode_prompt, judge_answers
+from trivium.stages.judging import Answer, answer_and_judge, encode_prompt
 from trivium.stages.pretrain import heldout_bits_per_byte
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
@@ -73,23 +74,30 @@ def run(
         checkpointer = Checkpointer(stage.checkpoints)
         before = checkpointer.latest()
         done, found = (before.step, before.state) if before else (0, {"results": {}, "shown": {}, "counts": []})
+        done = broadcast(done)
         with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics, checkpointer:
             metrics.truncate_after(done - 1)
             for step, (name, folder) in list(enumerate(folders.items()))[done:]:
                 value, answers = bench.measure(folder, sandbox)
+                if not is_main():
+                    continue
                 metrics.log(step, **{k: v for k, v in value.items() if isinstance(v, float)})
                 say(f"evaluate: {name} pass@1 {100 * value['pass_at_1']:.1f}%, U {value['utility/total']:.3f}")
                 found["results"][name] = value
                 found["counts"] += _counts_rows(name, answers)
                 _show(found["shown"], name, answers, config)
                 checkpointer.save(step + 1, {}, found)
+        if not is_main():
+            return {}, []
         write_jsonl(stage.samples / "answers.jsonl", found["shown"].values())
         write_jsonl(stage.samples / "counts.jsonl", found["counts"])
         return {"models": found["results"]}, [stage.samples]
 
     inputs: dict[str, Path | str] = {**folders, "R": reward_folder, "corpus": shards} | config.tasks.inputs
     inputs |= {"weights": str(weights), "sft": sft.model_dump_json()}
-    return perform(context, "evaluate", __name__, config, inputs=inputs, parents=[*folders, "R"], body=body)
+    return perform(
+        context, "evaluate", __name__, config, inputs=inputs, parents=[*folders, "R"], together=True, body=body
+    )
 
 
 class _Bench:
@@ -131,22 +139,26 @@ class _Bench:
         self.corpus = CorpusLoader(shards, "train", config.seq_len, 64, context.seed) if rows else None
 
     def measure(self, folder: Path, sandbox: Sandbox) -> tuple[dict[str, Any], list[Answer]]:
-        """All figures of one model, and its answers."""
+        """All figures of one model, and its answers; on ranks other than the first the answers alone."""
         config, model = self.config, self.context.load_model(folder)
-        answers = judge_answers(
-            answer_tasks(
+
+        def answered(purpose: str, samples: int, temperature: float) -> list[Answer]:
+            return answer_and_judge(
                 model,
                 self.tokenizer,
                 self.tasks,
-                samples=config.samples,
+                sandbox,
+                samples=samples,
                 seed=self.context.seed,
-                purpose="evaluate",
+                purpose=purpose,
                 max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-            ),
-            sandbox,
-        )
-        greedy = judge_answers(self._greedy(model), sandbox)
+                temperature=temperature,
+            )
+
+        answers = answered("evaluate", config.samples, config.temperature)
+        greedy = answered("evaluate-greedy", 1, 0.0)
+        if not is_main():
+            return {}, answers
         counts = _counts(answers)
         first = estimate_pass_at_k(counts, 1)
         result: dict[str, Any] = {"pass_at_1": first.value, "pass_at_1_ci": first.bounds}
@@ -163,18 +175,6 @@ class _Bench:
         result |= self._utility(model)
         result["parameters"] = model.parameter_count()
         return result, answers
-
-    def _greedy(self, model: Decoder) -> list[Answer]:
-        return answer_tasks(
-            model,
-            self.tokenizer,
-            self.tasks,
-            samples=1,
-            seed=self.context.seed,
-            purpose="evaluate-greedy",
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=0.0,
-        )
 
     def _utility(self, model: Decoder) -> dict[str, float]:
         config, learner = self.config, self.learner

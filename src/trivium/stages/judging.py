@@ -1,8 +1,10 @@
 """Sampling completions of tasks and running their tests: what collection, hooks and evaluation share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from trivium.base.ranks import shared
 from trivium.base.seeding import derive_seed
 from trivium.generation import Sample, generate
 from trivium.model import Decoder
@@ -71,6 +73,32 @@ def judge_answers(answers: Sequence[Answer], sandbox: Sandbox) -> list[Answer]:
         Answer(answer.task, answer.sample, answer.text, outcome)
         for answer, outcome in zip(answers, outcomes, strict=True)
     ]
+
+
+def answer_and_judge(
+    model: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], sandbox: Sandbox, *, samples: int, **settings: Any
+) -> list[Answer]:
+    """`judge_answers` of `answer_tasks`, every rank for its share of the tasks; all ranks get all answers.
+
+    Args:
+        settings: the rest of what `answer_tasks` takes.
+    """
+
+    def work(mine: list[int]) -> list[list[dict[str, Any]]]:
+        own = [tasks[index] for index in mine]
+        answers = judge_answers(answer_tasks(model, tokenizer, own, samples=samples, **settings), sandbox)
+        plain = [
+            asdict(answer.sample) | {"text": answer.text, "outcome": asdict(answer.outcome) if answer.outcome else None}
+            for answer in answers
+        ]
+        return [plain[at : at + samples] for at in range(0, len(plain), samples)]
+
+    def judged(task: Task, plain: dict[str, Any]) -> Answer:
+        text, outcome = plain.pop("text"), plain.pop("outcome")
+        return Answer(task, Sample(**plain), text, Outcome(**outcome) if outcome else None)
+
+    groups = shared(len(tasks), work)
+    return [judged(task, plain) for task, group in zip(tasks, groups, strict=True) for plain in group]
 
 
 def pass_share(answers: Sequence[Answer]) -> float | None:
