@@ -60,7 +60,7 @@ def algorithms(rows: list[Row], folder: Path) -> str:
             low, high = row["gain_ci"]
             axes.plot([place + 0.15 * shift] * 2, [100 * low, 100 * high], color=INK[shift])
             axes.plot(place + 0.15 * shift, 100 * row["gain"], "o", color=INK[shift], markersize=4)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("gain in pass@1, points")
     axes.set_ylim(bottom=0)
     save(folder / "algorithms.svg")
