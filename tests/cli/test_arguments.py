@@ -11,13 +11,16 @@ from trivium.cli import main
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("prefs", "the following arguments are required: import|export|stats|label. `trivium prefs --help` shows"),
+        (
+            "prefs",
+            "the following arguments are required: import|export|stats|judge|label. `trivium prefs --help` shows",
+        ),
         ("prefs import", "the following arguments are required: file. `trivium prefs import --help` shows"),
         ("prefs import a.jsonl --stoer x", "--stoer: no such option. Did you mean --store?"),
         ("prefs import missing.jsonl", "missing.jsonl does not exist. Check the path."),
         ("prefs export out.jsonl --store none.db", "none.db does not exist."),
         ("prefs label", "runs/quickstart/preferences.db does not exist."),
-        ("prefs ixport", "argument import|export|stats|label: invalid choice: 'ixport'"),
+        ("prefs ixport", "argument import|export|stats|judge|label: invalid choice: 'ixport'"),
         ("runs nowhere", "nowhere is not a folder of runs."),
         ("runs --jsn", "--jsn: no such option. Did you mean --json?"),
         ("report nowhere", "nowhere is not a run directory."),

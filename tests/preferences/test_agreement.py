@@ -18,7 +18,7 @@ from trivium.preferences.agreement import (
     raw_agreement,
 )
 from trivium.preferences.judgement import Judgement, Sample
-from trivium.preferences.statistics import agreement_stats
+from trivium.preferences.statistics import agreement_stats, criteria_coefficients
 from trivium.preferences.store import PreferenceStore
 
 # Krippendorff (2011): four coders, twelve units, 0 for a missing label.
@@ -152,3 +152,20 @@ def test_a_store_tells_how_far_its_annotators_agree() -> None:
     assert found["cohen_kappa"]["value"] == pytest.approx(cohen_kappa(first, second))
     units = [list(pair) for pair in zip(first, second, strict=True)]
     assert found["krippendorff_alpha"]["value"] == pytest.approx(krippendorff_alpha(units))
+
+
+def test_criteria_of_swapped_sides_point_the_same_way() -> None:
+    """Two people give equal steps in the answers' own order; one sees them swapped and so with the opposite sign."""
+    with PreferenceStore(":memory:") as store:
+        for number in range(25):
+            step = number % 5 - 2
+            for annotator, order in (("ann", [0, 1]), ("bob", [1, 0])):
+                store.add_judgement(
+                    Judgement(
+                        prompt=f"task {number}", completions=(Sample(text="a"), Sample(text="b")), ranking=((0,), (1,)),
+                        id=f"comparison {number}", annotator=annotator, source="human",
+                        details={"order": order, "criteria": {"correct": step if order[0] == 0 else -step}},
+                    )
+                )  # fmt: skip
+        found = criteria_coefficients(store, "human")["correct"]
+    assert (found.value, found.n, found.few) == (1.0, 25, False)

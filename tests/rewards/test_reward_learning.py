@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,22 @@ def test_the_loss_is_that_of_one_completion_at_a_time(
     logged = {key: sum(float(loss.metrics.get(key, 0.0)) for loss in losses) for key in ("outcome_loss", "lm_loss")}
     assert logged["outcome_loss"] == pytest.approx(terms["outcome"].item() if config.outcome_weight else 0, abs=1e-5)
     assert logged["lm_loss"] == pytest.approx(terms["lm"].item() if config.lm_weight else 0, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [8192, 1])
+def test_a_prompt_of_weight_two_counts_as_two(make_scorer: Callable[..., Scorer], max_tokens: int) -> None:
+    scorer = make_scorer()
+    config = RewardLossConfig(outcome_weight=0.0, lm_weight=0.0)
+    weighted = [replace(EXAMPLES[0], weight=2.0), *EXAMPLES[1:]]
+    totals = [
+        torch.stack([loss.loss_sum for loss in RewardStep(scorer, examples, config, max_tokens).losses()]).sum()
+        for examples in (weighted, [EXAMPLES[0], *EXAMPLES], EXAMPLES)
+    ]
+    torch.testing.assert_close(totals[0], totals[1], atol=1e-5, rtol=0)
+    assert abs(totals[0] - totals[2]) > 1e-4
+    light = [replace(example, weight=0.25) for example in EXAMPLES]
+    total = torch.stack([loss.loss_sum for loss in RewardStep(scorer, light, config, max_tokens).losses()]).sum()
+    torch.testing.assert_close(total, totals[2], atol=1e-5, rtol=0)
 
 
 def test_accuracy_is_the_mean_over_ranked_prompts(make_scorer: Callable[..., Scorer]) -> None:

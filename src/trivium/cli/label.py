@@ -5,7 +5,7 @@ import getpass
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ def add_label_action(actions: Any) -> None:
     part.add_argument("--tls-key", type=Path, help="its private key, PEM")
     part.add_argument("--completions", type=positive, help="answers a comparison, 2 to 9; kept in the store's settings")
     part.add_argument(
+        "--next",
+        choices=["random", "uncertainty", "disagreement", "family"],
+        help="what is asked first: at random, where R is least certain, where reward models differ, or families of "
+        "tasks level; kept in the store's settings",
+    )
+    part.add_argument(
+        "--reward-model", type=Path, action="append", help="for --next; give several for disagreement [the run's R]"
+    )
+    part.add_argument(
         "--open", action=argparse.BooleanOptionalAction, default=None, help="open the browser [on a desktop]"
     )
 
@@ -70,6 +79,13 @@ def label(options: argparse.Namespace) -> int:
         waiting = store.db.value("SELECT COUNT(*) FROM comparisons WHERE active = 1")
         if not waiting:
             raise InputError(f"{store.path} has no two answers to one prompt to compare. Collect or import some first.")
+        if options.next is not None:
+            from trivium.cli.asking import ask_first
+
+            folders = options.reward_model or [source.parent / "R"]
+            ask_first(store, options.next, folders, _tasks(source.parent / "recipe.toml"), owner)
+        elif options.reward_model:
+            raise ConfigError("--reward-model is for --next uncertainty or disagreement. Name one of them.")
         listening = listen(
             store,
             host=options.host,
@@ -99,10 +115,18 @@ def label(options: argparse.Namespace) -> int:
 
 def _trials(recipe: Path) -> Any:
     """What runs the answers of a run against its tasks' tests; None without a recipe."""
-    if not recipe.is_file():
+    tasks = _tasks(recipe)
+    if tasks is None:
         return None
     from trivium.preferences.web.execution import Trials
 
+    return Trials(tasks, tomllib.loads(recipe.read_text(encoding="utf-8"))["sandbox"]["minimum"])
+
+
+def _tasks(recipe: Path) -> Callable[[], Iterator[Any]] | None:
+    """The tasks that a run collected answers to; None without a recipe."""
+    if not recipe.is_file():
+        return None
     # The recipe as resolved is read as it stands: its config classes would load torch.
     values = tomllib.loads(recipe.read_text(encoding="utf-8"))
 
@@ -114,7 +138,7 @@ def _trials(recipe: Path) -> Any:
             config = TaskConfig.model_validate(collect["tasks"])
             yield from collected_tasks(config, collect["later_tasks"], values["seed"], round)
 
-    return Trials(tasks, values["sandbox"]["minimum"])
+    return tasks
 
 
 def _set_completions(store: Any, completions: int, owner: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from trivium.base.errors import InputError
-from trivium.cli.arguments import Arguments, check_parent, print_json
+from trivium.cli.arguments import Arguments, check_parent, positive, print_json
 from trivium.cli.invocation import Invocation
 from trivium.cli.label import add_label_action
 
@@ -19,7 +19,7 @@ def run(invocation: Invocation) -> int:
 
 def _parser() -> Arguments:
     parser = Arguments("prefs", "Preferences: judgements between answers to the same prompt, in a SQLite file.")
-    actions = parser.add_subparsers(title="actions", required=True, metavar="import|export|stats|label")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="import|export|stats|judge|label")
     shared = Arguments(add_help=False)
     shared.add_argument(
         "--store", type=_location, default=DEFAULT_STORE, help="the SQLite file, or a postgresql:// URL [%(default)s]"
@@ -44,8 +44,35 @@ def _parser() -> Arguments:
     out.add_argument("--split", choices=["train", "heldout"], help="one split only")
     out.add_argument("--source", help="judgements of one source only")
     action("stats", _stats, "Count what the store holds")
+    part = action("judge", _judge, "Have a chat model judge what it has not judged yet, every pair in both orders")
+    part.add_argument("--url", required=True, help="an OpenAI-compatible API, such as http://127.0.0.1:8000/v1")
+    part.add_argument("--model", required=True, help="the model's name there; the source is ai:MODEL")
+    part.add_argument(
+        "--key-variable", default="OPENAI_API_KEY", help="environment variable with the key [%(default)s]"
+    )
+    part.add_argument("--limit", type=positive, help="comparisons at most [all]")
     add_label_action(actions)
     return parser
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from trivium.preferences.chat_judge import HttpJudge, judge_comparisons
+    from trivium.preferences.comparisons import fill
+    from trivium.preferences.store import PreferenceStore
+
+    judge = HttpJudge(url=options.url, model=options.model, key_variable=options.key_variable)
+    with PreferenceStore(options.store, create=False) as store:
+        fill(store)
+        report = judge_comparisons(store, judge, options.limit)
+    if options.json:
+        print_json(asdict(report))
+        return 0
+    print(f"{report.judged} comparisons judged by {judge.source}, {report.unjudged} left unjudged")
+    print(f"{report.inconsistent} pairs were judged otherwise in the other order; they count as ties")
+    print("\n".join(report.problems), end="\n" if report.problems else "")
+    return 0
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -128,14 +155,14 @@ def _stats(options: argparse.Namespace) -> int:
             continue
         print(f"{label}:")
         for key, item in value.items():
-            parts = (
-                [f"{part or '-'} {_shown(count)}" for part, count in item.items()] if isinstance(item, dict) else [item]
-            )
-            print(f"  {key.replace('_', ' '):<12} {'  '.join(_shown(part) for part in parts)}")
+            parts = [f"{part or '-'} {_shown(each)}" for part, each in item.items()] if isinstance(item, dict) else []
+            print(f"  {key.replace('_', ' '):<12} {'  '.join(parts) if isinstance(item, dict) else _shown(item)}")
     return 0
 
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple | list):
         return " to ".join(_shown(each) for each in value)
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

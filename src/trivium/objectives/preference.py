@@ -45,6 +45,7 @@ def ranking_loss(
     margin: Tensor | float = 0.0,
     label_smoothing: float = 0.0,
     centering: float = 0.0,
+    weights: Tensor | None = None,
 ) -> LossOutput:
     """Fit scores to human rankings; one prompt is one term of the mean, however many completions it has.
 
@@ -63,8 +64,10 @@ def ranking_loss(
         margin: m_ij broadcastable to (B, K, K), e.g. (B, 1, 1); by how much a winner should win. Inflates the scale.
         label_smoothing: in [0, 0.5), probability that a label is wrong. Shrinks the scale.
         centering: coefficient; 0.01 is usual in training.
+        weights: (B,) non-negative, how much each prompt counts in the mean; all alike without.
     Returns:
-        Sum over prompts, and the count of prompts with at least one comparison (others add nothing). Metrics: accuracy
+        Sum over prompts, and the count of prompts with at least one comparison (others add nothing), both weighted.
+        Metrics, not weighted: accuracy
         (equal scores count half) and ranking_nll, both per prompt, centering, and score_mean.
     Raises:
         ValueError: shapes differ, an option is unknown, or options exclude one another.
@@ -95,6 +98,9 @@ def ranking_loss(
             "centering": masked_mean(pull, has_any),
             "score_mean": masked_mean(scores, present),
         }
+    if weights is not None:
+        weights = weights.to(total.dtype)
+        return LossOutput((weights * total).sum(), (weights * has_any).sum(), metrics)
     return LossOutput(total.sum(), has_any.sum(), metrics)
 
 

@@ -3,8 +3,9 @@
 A unit is one thing judged (a comparison); labels of a unit come from different annotators and may be missing.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
@@ -37,8 +38,11 @@ class Coefficient:
 
 def raw_agreement(units: Sequence[Sequence[Label]]) -> float | None:
     """Share of equal labels among all pairs of labels of a unit; every pair of labels weighs the same."""
-    pairs = [(a, b) for unit in units for a, b in combinations(unit, 2)]
-    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+    equal = every = 0
+    for labels, times in _patterns(units).items():
+        equal += times * sum(a == b for a, b in combinations(labels, 2))
+        every += times * math.comb(len(labels), 2)
+    return equal / every if every else None
 
 
 def cohen_kappa(first: Sequence[Label], second: Sequence[Label]) -> float | None:
@@ -71,11 +75,14 @@ def fleiss_kappa(units: Sequence[Sequence[Label]]) -> float | None:
         raise ValueError("every unit must have equally many labels; krippendorff_alpha allows missing ones.")
     if raters < 2:
         return None
-    counts = [Counter(unit) for unit in units]
-    within = [sum(k * (k - 1) for k in count.values()) / (raters * (raters - 1)) for count in counts]
-    total: Counter[Label] = sum(counts, Counter())
+    within, total = 0.0, Counter[Label]()
+    for labels, times in _patterns(units).items():
+        count = Counter(labels)
+        within += times * sum(k * (k - 1) for k in count.values()) / (raters * (raters - 1))
+        for label, k in count.items():
+            total[label] += times * k
     chance = sum((k / (raters * len(units))) ** 2 for k in total.values())
-    return (sum(within) / len(units) - chance) / (1 - chance) if chance < 1 else None
+    return (within / len(units) - chance) / (1 - chance) if chance < 1 else None
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Label]], level: Level = "nominal") -> float | None:
@@ -94,34 +101,34 @@ def krippendorff_alpha(units: Sequence[Sequence[Label]], level: Level = "nominal
     """
     if level not in get_args(Level):
         raise ValueError(f"level is {level!r}, expected one of {', '.join(get_args(Level))}.")
-    counts = _counts(units)
-    return None if counts is None else _alpha(counts, _distances(units, level, counts.sum(0)))
-
-
-def _counts(units: Sequence[Sequence[Label]]) -> np.ndarray | None:
-    """(units with two labels or more, values) how often each value was given."""
-    place = {value: index for index, value in enumerate(_values(units))}
-    rows = [unit for unit in units if len(unit) > 1]
-    if not rows:
+    patterns = {labels: times for labels, times in _patterns(units).items() if len(labels) > 1}
+    if not patterns:
         return None
-    counts = np.zeros((len(rows), len(place)))
-    for row, unit in zip(counts, rows, strict=True):
-        for label in unit:
+    values = _values(patterns)
+    place = {value: index for index, value in enumerate(values)}
+    counts = np.zeros((len(patterns), len(place)))  # how often each value was given
+    for row, labels in zip(counts, patterns, strict=True):
+        for label in labels:
             row[place[label]] += 1
-    return counts
+    times = np.array(list(patterns.values()), float)
+    return _alpha(counts, times, _distances(values, level, times @ counts))
 
 
-def _values(units: Sequence[Sequence[Label]]) -> list[Label]:
-    found = {label for unit in units if len(unit) > 1 for label in unit}
+def _patterns(units: Sequence[Sequence[Label]]) -> Counter[tuple[Label, ...]]:
+    """How often the same labels came: thousands of units are few patterns, which keeps a bootstrap quick."""
+    return Counter(map(tuple, units))
+
+
+def _values(patterns: Iterable[tuple[Label, ...]]) -> list[Label]:
+    found = {label for labels in patterns for label in labels}
     return sorted(
         found,
         key=lambda label: (not isinstance(label, int | float), label if isinstance(label, int | float) else str(label)),
     )
 
 
-def _distances(units: Sequence[Sequence[Label]], level: Level, totals: np.ndarray) -> np.ndarray:
+def _distances(values: list[Label], level: Level, totals: np.ndarray) -> np.ndarray:
     """(values, values) squared difference of each pair."""
-    values = _values(units)
     if level == "nominal":
         return 1.0 - np.eye(len(values))
     if level == "interval":
@@ -131,11 +138,11 @@ def _distances(units: Sequence[Sequence[Label]], level: Level, totals: np.ndarra
     return np.square(ranks[:, None] - ranks[None])
 
 
-def _alpha(counts: np.ndarray, distances: np.ndarray) -> float | None:
-    sizes = counts.sum(1)
-    totals, n = counts.sum(0), counts.sum()
+def _alpha(counts: np.ndarray, times: np.ndarray, distances: np.ndarray) -> float | None:
+    sizes, totals = counts.sum(1), times @ counts
+    n = totals.sum()
     # A unit's pairs weigh 1/(m - 1), so that each of its m labels counts once.
-    observed = ((np.einsum("uc,uk,ck->u", counts, counts, distances)) / (sizes - 1)).sum()
+    observed = times @ (np.einsum("uc,uk,ck->u", counts, counts, distances) / (sizes - 1))
     expected = totals @ distances @ totals / (n - 1)
     return float(1 - observed / expected) if expected > 0 else None
 
@@ -157,12 +164,12 @@ def bootstrap(
         draws: how many.
         confidence: share of draws between the bounds.
     """
-    rows = [unit for unit in units if len(unit) > 1]
+    rows = [tuple(unit) for unit in units if len(unit) > 1]
     value = statistic(rows)
     if value is None or len(rows) < 2:
         return Coefficient(value, None, len(rows))
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    drawn = (statistic([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(draws))
+    drawn = (statistic([rows[i] for i in rng.integers(0, len(rows), len(rows)).tolist()]) for _ in range(draws))
     found = np.array([each for each in drawn if each is not None])
     if not len(found):
         return Coefficient(value, None, len(rows))

@@ -1,11 +1,19 @@
 """What the store holds in numbers: counts, what is left out and why, contradictions, length bias."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trivium.preferences.agreement import bootstrap, cohen_kappa, krippendorff_alpha, raw_agreement
+from trivium.preferences.agreement import (
+    Coefficient,
+    Label,
+    bootstrap,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+    raw_agreement,
+)
 from trivium.preferences.judgement import prompt_text
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Preference
@@ -22,14 +30,14 @@ def count_contradictions(pairs: Iterable[Preference]) -> int:
     return sum((prompt, rejected, chosen) in directions for prompt, chosen, rejected in directions) // 2
 
 
-def shared_labels(store: PreferenceStore) -> list[dict[str, Hashable]]:
+def shared_labels(store: PreferenceStore, source: str | None = None) -> list[dict[str, Hashable]]:
     """What each annotator said of each set of answers to a prompt that more than one of them judged.
 
     A label is the tier of each answer, in the order of their texts: the same few labels occur in all comparisons of as
-    many answers, as coefficients beyond chance need it.
+    many answers, as coefficients beyond chance need it. With `source`, only its judgements count.
     """
     units: dict[Hashable, dict[str, Hashable]] = {}
-    for stored in store.judgements():
+    for stored in store.judgements(source=source):
         judgement = stored.judgement
         if not judgement.ranking:
             continue
@@ -39,30 +47,71 @@ def shared_labels(store: PreferenceStore) -> list[dict[str, Hashable]]:
     return [labels for labels in units.values() if len(labels) > 1]
 
 
+def agreement_coefficients(labels: Sequence[dict[str, Hashable]], seed: int = 0) -> dict[str, Coefficient]:
+    """Agreement on comparisons that several judged, with 95% intervals over comparisons.
+
+    Args:
+        labels: per comparison, what each annotator said; see `shared_labels`.
+        seed: of the bootstrap.
+    Returns:
+        `raw` and `krippendorff_alpha` (nominal); `fleiss_kappa` over the comparisons with the usual number of
+        annotators, where it can be told; `cohen_kappa` where there are just two annotators.
+    """
+    units: list[list[Label]] = [list(each.values()) for each in labels]
+    draws = max(100, min(1000, 200_000 // max(len(units), 1)))  # a page waits for them
+    found = {
+        "raw": bootstrap(units, raw_agreement, seed=seed, draws=draws),
+        "krippendorff_alpha": bootstrap(units, krippendorff_alpha, seed=seed, draws=draws),
+    }
+    if units:
+        usual = Counter(map(len, units)).most_common(1)[0][0]
+        even = [unit for unit in units if len(unit) == usual]
+        found["fleiss_kappa"] = bootstrap(even, fleiss_kappa, seed=seed, draws=draws)
+    annotators = sorted({name for each in labels for name in each})
+    if len(annotators) == 2:
+        pairs = [[each[name] for name in annotators] for each in labels]
+        found["cohen_kappa"] = bootstrap(pairs, _cohen, seed=seed, draws=draws)
+    return found
+
+
+def _cohen(pairs: Sequence[Sequence[Label]]) -> float | None:
+    return cohen_kappa([first for first, _ in pairs], [second for _, second in pairs])
+
+
+def criteria_coefficients(store: PreferenceStore, source: str, seed: int = 0) -> dict[str, Coefficient]:
+    """Per criterion, Krippendorff's alpha of its steps (ordinal), where several answered it of one comparison.
+
+    Steps count from A to B as shown; they are turned so that those of one comparison point the same way.
+    """
+    units: dict[str, dict[tuple[str, str], list[Label]]] = {}
+    for stored in store.judgements(source=source):
+        judgement = stored.judgement
+        order = judgement.details.get("order", ())
+        if len(order) == 2:
+            for name, step in judgement.details.get("criteria", {}).items():
+                turned = step if order[0] == 0 else -step
+                units.setdefault(name, {}).setdefault((stored.prompt_id, judgement.id), []).append(turned)
+    return {
+        name: bootstrap(list(each.values()), lambda rows: krippendorff_alpha(rows, "ordinal"), seed=seed, draws=200)
+        for name, each in sorted(units.items())
+        if any(len(unit) > 1 for unit in each.values())
+    }
+
+
 def agreement_stats(store: PreferenceStore, seed: int = 0) -> dict[str, Any]:
-    """Raw agreement, Krippendorff's alpha, and with two annotators Cohen's kappa; 95% intervals over comparisons.
+    """`agreement_coefficients` of everybody in the store, ready for JSON.
 
     `n` is the number of comparisons that several judged, `few` says that it is below 20.
     """
-    labels = shared_labels(store)
-    units = [list(each.values()) for each in labels]
-    found = {
-        "raw": bootstrap(units, raw_agreement, seed=seed),
-        "krippendorff_alpha": bootstrap(units, krippendorff_alpha, seed=seed),
-    }
-    annotators = sorted({name for each in labels for name in each})
-    stats: dict[str, Any] = {name: asdict(each) | {"few": each.few} for name, each in found.items()}
-    if len(annotators) == 2:
-        pairs = [(each[annotators[0]], each[annotators[1]]) for each in labels]
-        first, second = zip(*pairs, strict=True)
-        kappa = bootstrap(pairs, lambda units: cohen_kappa(*zip(*units, strict=True)) if units else None, seed=seed)
-        stats["cohen_kappa"] = asdict(kappa) | {"few": kappa.few}
-    return stats
+    found = agreement_coefficients(shared_labels(store), seed)
+    return {name: asdict(each) | {"few": each.few} for name, each in found.items()}
 
 
-def preference_stats(store: PreferenceStore) -> dict[str, Any]:
+def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[str, Any]:
     """Numbers for `trivium prefs stats` and reports, ready for JSON.
 
+    Args:
+        agreement: False leaves the agreement out, whose intervals take a second or so.
     Returns:
         `counts` of rows; `judgements` by split, source, annotator and round; `pairs` given and left out;
         `contradictions`; `agreement` between annotators with intervals; `passed` (share of tested completions);
@@ -82,7 +131,7 @@ def preference_stats(store: PreferenceStore) -> dict[str, Any]:
         "judgements": {name: dict(sorted(counter.items())) for name, counter in by.items()},
         "pairs": {name: given[name] for name in ("pairs", "ties", "equal", "empty", "ids_only")},
         "contradictions": count_contradictions(pairs),
-        "agreement": agreement_stats(store),
+        **({"agreement": agreement_stats(store)} if agreement else {}),
         "passed": {"share": sum(tested) / len(tested) if tested else None, "n": len(tested)},
         "longer_wins": {"share": longer / len(unequal) if unequal else None, "n": len(unequal)},
     }

@@ -32,6 +32,8 @@ class RankedTokens:
     """For messages."""
     source: str = ""
     """Who judged."""
+    weight: float = 1.0
+    """How much the prompt counts in the ranking term."""
 
 
 class RewardLossConfig(Config):
@@ -72,8 +74,8 @@ class RewardSchedule:
 class RewardStep:
     """One step's examples and its loss: every term is divided by its own count over the whole step, then weighted.
 
-    The ranking term is a mean over prompts of the mean over their ordered pairs (InstructGPT), each completion
-    forwarded once; the auxiliary terms are means over tokens.
+    The ranking term is a mean over prompts (weighted, where they have weights) of the mean over their ordered pairs
+    (InstructGPT), each completion forwarded once; the auxiliary terms are means over tokens.
     """
 
     def __init__(
@@ -92,7 +94,10 @@ class RewardStep:
         known = ~self.outcomes.isnan()
         self.known_tokens = int(lengths[known].sum())
         self.good_tokens = int(lengths[known & (self.outcomes > 0.5)].sum())
-        self.ranked = sum(len({tier for tier in example.tiers if tier >= 0}) > 1 for example in examples)
+        ranked = [len({tier for tier in example.tiers if tier >= 0}) > 1 for example in examples]
+        self.ranked = sum(ranked)
+        self.weights = torch.tensor([example.weight for example in examples])
+        self.weight = float(self.weights[torch.tensor(ranked)].sum())
 
     def losses(self) -> Iterator[LossOutput]:
         """One loss a micro-batch, computed when asked for; sums over all ranks add up to the step's, counts to 1."""
@@ -133,7 +138,14 @@ class RewardStep:
         table = scores.new_zeros(len(prompts), width).index_put(at, scores)
         tiers = torch.full((len(prompts), width), -1).index_put((row, place), self.tiers[members]).to(scores.device)
         config = self.config
-        term = ranking_loss(table, tiers, centering=config.centering, label_smoothing=config.label_smoothing)
-        share = term.count / max(self.ranked, 1)
+        term = ranking_loss(
+            table,
+            tiers,
+            centering=config.centering,
+            label_smoothing=config.label_smoothing,
+            weights=self.weights[prompts].to(scores.device),
+        )
+        compared = ((tiers >= 0) & (tiers != tiers.max(1, keepdim=True).values)).any(1).sum()
+        share = compared / max(self.ranked, 1)
         metrics = {"ranking_nll": term.metrics["ranking_nll"] * share, "accuracy": term.metrics["accuracy"] * share}
-        return term.loss_sum / max(self.ranked, 1), {key: value.detach() for key, value in metrics.items()}
+        return term.loss_sum / (self.weight or 1.0), {key: value.detach() for key, value in metrics.items()}

@@ -14,8 +14,9 @@ from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import Progress, say
 from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder
+from trivium.preferences.chat_judge import HttpJudge
 from trivium.preferences.formats import ImportReport, export_preferences, import_preferences
-from trivium.preferences.judgement import Sample
+from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_samples
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Task
@@ -45,7 +46,7 @@ class CollectConfig(Config):
     """Cap on a completion, in tokens."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling."""
-    judge: Annotated[ExecutionJudge | SimulatedJudge, Field(discriminator="type")] = ExecutionJudge()
+    judge: Annotated[ExecutionJudge | SimulatedJudge | HttpJudge, Field(discriminator="type")] = ExecutionJudge()
     """Who compares them."""
     heldout_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts whose comparisons only measure the reward model."""
@@ -137,8 +138,15 @@ def _sample_and_judge(
         for start in range(0, len(names), config.chunk):
             part = names[start : start + config.chunk]
             answers = _answers(context, config, sampler, [todo[name] for name in part], sandbox, round)
+            samples, judgements = _judged(config, context.seed, part, answers, weights, round)
+            if isinstance(config.judge, HttpJudge) and start == 0 and not judgements:
+                raise StageFailed(
+                    f"{stage.name}: {config.judge.url} judged none of {len(part)} prompts. See that it serves "
+                    f"{config.judge.model}; `trivium prefs judge` with the same settings tells why."
+                )
             with store.transaction():  # a prompt that has answers counts as done, so its judgement comes with them
-                _store(store, config, context.seed, part, answers, weights, round)
+                store.add_samples(samples)
+                store.add_judgements(judgements)
             progress.update(finished + start + len(part), passing=pass_share(answers) or 0.0)
     outcomes = [stored.sample.passed for stored in store.completions(round=round, model=weights)]
     known = [passed for passed in outcomes if passed is not None]
@@ -146,6 +154,11 @@ def _sample_and_judge(
         raise StageFailed("collect: no completion's tests could be run. See `trivium doctor` for the sandbox.")
     if len(known) < len(outcomes):
         note(stage, f"{len(outcomes) - len(known)} completions have no outcome (tests could not be run)")
+    if isinstance(config.judge, HttpJudge) and (missing := store.unjudged(config.judge.source, round)):
+        note(
+            stage,
+            f"{len(missing)} prompts have no judgement by {config.judge.source}",
+        )
     return {"round": round, "prompts": len(set(ids)), "passing": sum(known) / len(known)}
 
 
@@ -186,25 +199,25 @@ def _help_sampling(
             _answers(context, config, sampler, chunk, sandbox, round)
 
 
-def _store(
-    store: PreferenceStore,
+def _judged(
     config: CollectConfig,
     seed: int,
     names: Sequence[str],
     answers: Sequence[Answer],
     weights: str,
     round: int,
-) -> None:
-    judgements = []
+) -> tuple[list[tuple[str, Sample]], list[Judgement]]:
+    """What goes to the store: samples by prompt, and the judge's word on them, which may take long."""
+    every, judgements = [], []
     for index, name in enumerate(names):
         group = answers[index * config.samples : (index + 1) * config.samples]
         samples = [_sample(answer, weights, round, place) for place, answer in enumerate(group)]
-        store.add_samples((name, sample) for sample in samples)
+        every += [(name, sample) for sample in samples]
         distinct = list({sample.content: sample for sample in reversed(samples)}.values())[::-1]
         judgement = judge_samples(config.judge, group[0].task.prompt, distinct, seed) if len(distinct) > 1 else None
         if judgement is not None:
             judgements.append(judgement.model_copy(update={"round": round}))
-    store.add_judgements(judgements)
+    return every, judgements
 
 
 def _sample(answer: Answer, weights: str, round: int, place: int) -> Sample:

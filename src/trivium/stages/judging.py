@@ -31,6 +31,11 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(prompt)
 
 
+def encode_answer(tokenizer: Tokenizer, text: str, ids: Sequence[int] = ()) -> list[int]:
+    """An answer's ids: as they were sampled, or of imported text with the end token."""
+    return list(ids) if ids else [*tokenizer.encode(text), tokenizer.eos_id]
+
+
 def answer_tasks(
     model: Decoder,
     tokenizer: Tokenizer,

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,7 +25,7 @@ from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardSchedule, RewardStep
 from trivium.runs import MetricsLog, StageDir
-from trivium.stages.judging import answer_tasks, encode_prompt
+from trivium.stages.judging import answer_tasks, encode_answer, encode_prompt
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ class RewardConfig(TrainConfig):
     """Completions a prompt in training, passing and failing in balance."""
     seq_len: int = Field(default=256, ge=8)
     """Longest prompt with one completion, in tokens; a longer prompt loses its beginning."""
+    source_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """How much a comparison counts in the ranking term by who judged, as `{human = 2.0}`; sources not named count 1."""
     loss: RewardLossConfig = RewardLossConfig()
     """The objective."""
     optim: OptimConfig = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.01, warmup_steps=10, decay_fraction=0.7)
@@ -101,7 +104,7 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
 
 
 def _ids(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    return list(sample.ids) if sample.ids else [*tokenizer.encode(sample.text), tokenizer.eos_id]
+    return encode_answer(tokenizer, sample.text, sample.ids)
 
 
 def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
@@ -201,6 +204,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
             "pairs_train": pairs,
             "prompts_train": len(train),
             "prompts_heldout": len(held),
+            "source_weights": {name: _weight(config, name) for name in sorted({group.source for group in train})},
         }
         _gate(config, stage, figures)
         _gate_probes(config, stage, probes)
@@ -244,6 +248,9 @@ def _groups(
         held = [group for each in range(round + 1) for group in ranked_from_store(store, "heldout", round=each)]
     train_ids, cut = tokenise(train, tokenizer, config.seq_len)
     held_ids, _ = tokenise(held, tokenizer, config.seq_len)
+    train_ids = [replace(group, weight=_weight(config, group.source)) for group in train_ids]
+    if absent := sorted(set(config.source_weights) - {group.source for group in train_ids}):
+        note(stage, f"reward.source_weights names {', '.join(absent)}, of which there is no comparison to train on")
     if cut:
         note(stage, f"{cut} of {len(train)} training prompts were longer than reward.seq_len and lost their beginning")
     if not train:
@@ -257,6 +264,10 @@ def _groups(
             "Raise it."
         )
     return train_ids, held_ids
+
+
+def _weight(config: RewardConfig, source: str) -> float:
+    return float(config.source_weights.get(source, 1.0))
 
 
 def _ranked(context: Context, config: RewardConfig, store: PreferenceStore, round: int) -> list[RankedPrompt]:

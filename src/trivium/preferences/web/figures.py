@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from statistics import median
 
+from scipy.stats import binomtest
+
 from trivium.preferences.comparisons import load_comparison
 from trivium.preferences.judgement import CHECK_SOURCE
 from trivium.preferences.progress import progress
@@ -22,6 +24,19 @@ class Share:
     @property
     def value(self) -> float | None:
         return self.hits / self.n if self.n else None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Wilson's 95% interval."""
+        if not self.n:
+            return None
+        found = binomtest(self.hits, self.n).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+    @property
+    def leans(self) -> bool:
+        """Whether a half lies outside the interval: for a side that chance decides, a bias."""
+        return self.bounds is not None and not self.bounds[0] <= 0.5 <= self.bounds[1]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def environment() -> Environment:
     )
     env.globals |= {"letters": LETTERS}
     env.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.0f}%"
-    env.filters["coefficient"] = lambda value: "–" if value is None else f"{value:.2f}"
+    env.filters["percents"] = lambda bounds: f"{100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%"
+    env.filters["two"] = lambda value: "–" if value is None else f"{value:.2f}"
     env.filters["rate"] = lambda value: "–" if value is None else f"{value:.1f}"
     return env
 

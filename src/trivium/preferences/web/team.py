@@ -16,12 +16,18 @@ from starlette.exceptions import HTTPException
 
 from trivium.base.errors import DataError
 from trivium.preferences import audit, people
+from trivium.preferences.agreement import MIN_N, Coefficient
 from trivium.preferences.comparisons import fill, set_gold
 from trivium.preferences.desk import LabellingDesk
 from trivium.preferences.disagreement import ask_another, disagreements
 from trivium.preferences.formats import export_preferences
 from trivium.preferences.judgement import Judgement
-from trivium.preferences.statistics import preference_stats
+from trivium.preferences.statistics import (
+    agreement_coefficients,
+    criteria_coefficients,
+    preference_stats,
+    shared_labels,
+)
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import HUMAN, Criterion, LabelSettings
 from trivium.preferences.web.access import Visit
@@ -32,8 +38,14 @@ from trivium.preferences.web.rendering import code, prompt_parts
 router = APIRouter()
 
 FORMS = {"full": "Everything, one judgement a line (JSONL)", "pairs": "Plain pairs (JSONL)", "log": "The raw log (CSV)"}
-WARN_BELOW = 20
+WARN_BELOW = MIN_N
 """Shares over fewer are marked as uncertain."""
+COEFFICIENTS = {
+    "raw": "Equal rankings",
+    "cohen_kappa": "Cohen’s κ",
+    "fleiss_kappa": "Fleiss’ κ",
+    "krippendorff_alpha": "Krippendorff’s α (nominal)",
+}
 
 
 @router.get("/stats")
@@ -53,10 +65,22 @@ def stats(visit: Signed, site: OfSite) -> Response:
         rows=rows,
         everybody=everybody,
         comparisons={name: value or 0 for name, value in states.items()},
-        store=preference_stats(visit.store) if everybody else None,
+        store=preference_stats(visit.store, agreement=False) if everybody else None,
+        coefficients=_coefficients(visit.store) if everybody else [],
         warn_below=WARN_BELOW,
         **page_values(visit, "stats"),
     )
+
+
+def _coefficients(store: PreferenceStore) -> list[tuple[str, Coefficient]]:
+    """How far people agree, under the names that the page shows."""
+    found = agreement_coefficients(shared_labels(store, HUMAN))
+    asked = {each.name: each.label for each in audit.read_settings(store).criteria}
+    rows = [(title, found[name]) for name, title in COEFFICIENTS.items() if name in found]
+    return rows + [
+        (f"α of “{asked.get(name, name)}” (ordinal)", each)
+        for name, each in criteria_coefficients(store, HUMAN).items()
+    ]
 
 
 @router.get("/disagreements")

@@ -1,0 +1,58 @@
+"""What `trivium prefs label` asks first: reward models and families of tasks for `preferences.acquisition`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trivium.base.errors import DataError
+from trivium.base.log import say
+from trivium.preferences.acquisition import ScoreAll, Scores, Strategy, prioritise
+from trivium.preferences.comparisons import Comparison
+from trivium.preferences.judgement import prompt_text
+from trivium.preferences.store import PreferenceStore
+
+
+def ask_first(
+    store: PreferenceStore,
+    strategy: Strategy,
+    folders: Sequence[Path],
+    tasks: Callable[[], Iterable[Any]] | None,
+    owner: str,
+) -> None:
+    """Order the store's comparisons, and say so.
+
+    Args:
+        folders: reward models; used by `uncertainty` and `disagreement`.
+        tasks: the run's tasks; used by `family`.
+    """
+    models = [reward_scores(folder) for folder in folders] if strategy in ("uncertainty", "disagreement") else []
+    families = {task.id: task.family for task in tasks()} if strategy == "family" and tasks is not None else None
+    count = prioritise(store, strategy, models, families, by=owner)
+    if strategy == "random":
+        say("comparisons are asked in random order")
+        return
+    say(f"{count} comparisons are asked by {strategy}" + (f" of {len(models)} reward models" if models else ""))
+
+
+def reward_scores(folder: Path) -> ScoreAll:
+    """The raw scores of a reward model's directory."""
+    from trivium.rewards import RewardModel
+    from trivium.stages.judging import encode_answer, encode_prompt
+
+    model = RewardModel.load(folder)
+    tokenizer = model.tokenizer
+
+    def scores(comparisons: Sequence[Comparison]) -> list[Scores]:
+        prompts = [encode_prompt(tokenizer, prompt_text(comparison.prompt)) for comparison in comparisons]
+        answers = [
+            encode_answer(tokenizer, sample.text, sample.ids)
+            for comparison in comparisons
+            for sample in comparison.samples
+        ]
+        if answers and max(map(max, answers)) >= tokenizer.vocab_size:
+            raise DataError(f"{folder} does not know all token ids of the answers: it is of another tokenizer.")
+        owners = [at for at, comparison in enumerate(comparisons) for _ in comparison.samples]
+        found = model.raw_scores(prompts, answers, owners)
+        return [part.tolist() for part in found.split([len(comparison.samples) for comparison in comparisons])]
+
+    return scores
