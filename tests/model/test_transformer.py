@@ -157,3 +157,19 @@ def test_recomputed_activations_give_the_same_gradients_from_less_memory(make_de
     assert few_kept < all_kept / 2
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_held_casts_change_nothing_and_do_not_outlive_their_block(make_decoder: Make, tied: bool) -> None:
+    model, ids = make_decoder(tie_embeddings=tied), random_ids(2, 9)
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        hidden, plain = model.hidden(ids), model(ids)
+        with model.hold_casts(), model.hold_casts():
+            assert torch.equal(model(ids), plain)
+            model.head_weight.add_(1.0)
+            assert torch.equal(model.logits(hidden), plain), "held are the weights as they were"
+        assert not torch.equal(model(ids), plain), "an update is seen afterwards"
+        model.compute_dtype = torch.float32
+        with model.hold_casts():
+            assert all(getattr(module, "held", None) is None for module in model.modules())

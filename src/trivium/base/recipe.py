@@ -288,7 +288,7 @@ def _reason(entry: Any) -> str:
     if entry["type"] == "literal_error":
         return str(entry["ctx"]["expected"])
     if entry["type"] == "union_tag_invalid":
-        return str(entry["ctx"]["expected_tags"]).replace(", ", " or ")
+        return " or ".join(str(entry["ctx"]["expected_tags"]).rsplit(", ", 1))
     if entry["type"] == "union_tag_not_found":
         return f"a table with {entry['ctx']['discriminator']}"
     message = entry["msg"].removeprefix("Input should be ")

@@ -91,10 +91,11 @@ def generate(
     threads = torch.get_num_threads() if model.device.type == "cpu" and on_token is None else 1
     streams = max(1, min(threads, min(batch_size, len(prompts)) // MIN_STREAM_ROWS))
     work = _Work(model, prompts, seeds, max_new_tokens, list(stop_ids), temperature, batch_size // streams, on_token)
-    if streams == 1:
-        work.run(order)
-    else:
-        _run_streams(work, order, streams)
+    with model.hold_casts():
+        if streams == 1:
+            work.run(order)
+        else:
+            _run_streams(work, order, streams)
     return [work.results[index] for index in range(len(prompts))]
 
 

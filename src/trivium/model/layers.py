@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
+    """A linear map whose fp32 master weights are cast to the activations' dtype at use, or once for many uses."""
+
+    held: Tensor | None = None
+    """The weights as cast by `hold_casts`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        weight = self.weight if self.held is None else self.held
+        return F.linear(input, weight.to(input.dtype), bias)
 
 
 class RMSNorm(nn.Module):

@@ -1,5 +1,8 @@
 """The decoder: Qwen3-compatible, and Qwen2 and Llama by configuration."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,6 +55,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self._held_head: Tensor | None = None
         self.recompute = False
         """Keep only the stream between blocks for the backward pass and compute the blocks again there."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -133,7 +137,30 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., d_model) -> (..., V) in fp32."""
-        return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+        weight = self.head_weight if self._held_head is None else self._held_head
+        return F.linear(hidden, weight.to(hidden.dtype)).float()
+
+    @contextmanager
+    def hold_casts(self) -> Iterator[None]:
+        """Cast the matrices to `compute_dtype` once for all passes within, none of which may follow an update.
+
+        Decoding casts every weight for every token otherwise: at one row that is most of its time. The values are the
+        same. Nothing is held where weights are computed with as they are.
+        """
+        if self.compute_dtype == self.head_weight.dtype or self._held_head is not None:
+            yield
+            return
+        maps = [module for module in self.modules() if isinstance(module, Linear)]
+        try:
+            with torch.no_grad():
+                for each in maps:
+                    each.held = each.weight.to(self.compute_dtype)
+                self._held_head = self.head_weight.to(self.compute_dtype)
+            yield
+        finally:
+            self._held_head = None
+            for each in maps:
+                each.held = None
 
     @property
     def device(self) -> torch.device:

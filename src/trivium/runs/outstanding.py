@@ -10,7 +10,7 @@ def outstanding(run: RunDir) -> list[str]:
     """Names of the stages that are there from before and are to be begun anew when their turn comes."""
     try:
         return json.loads(run.outstanding_path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

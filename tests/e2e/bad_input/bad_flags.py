@@ -118,7 +118,7 @@ CASES = [
     ),
     case(
         "an unknown judge",
-        "--collect.judge.type: expected 'execution' or 'simulated', got 'human'.",
+        "--collect.judge.type: expected 'execution', 'simulated' or 'http', got 'human'.",
         "run mine.toml --collect.judge.type human",
     ),
     case("none for what must be set", "--seed: expected a whole number, got 'none'.", "run mine.toml --seed none"),
@@ -280,13 +280,13 @@ CASES = [
     ),
     case(
         "an unknown action on preferences",
-        "argument import|export|stats|label: invalid choice: 'delete' (choose from …). `trivium prefs "
+        "argument import|export|stats|judge|label: invalid choice: 'delete' (choose from …). `trivium prefs "
         "--help` shows how it is used.",
         "prefs delete",
     ),
     case(
         "no action on preferences",
-        "the following arguments are required: import|export|stats|label. `trivium prefs --help` shows how it is used.",
+        "the following arguments are required: import|export|stats|judge|label. `trivium prefs --help` shows how it is used.",
         "prefs",
     ),
     case(

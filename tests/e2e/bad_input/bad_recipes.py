@@ -264,13 +264,13 @@ CASES = [
     ),
     case(
         "an unknown judge",
-        "bad.toml:2: collect.judge.type: expected 'execution' or 'simulated', got 'human'.",
+        "bad.toml:2: collect.judge.type: expected 'execution', 'simulated' or 'http', got 'human'.",
         RUN,
         setting('[collect.judge]\ntype = "human"\n'),
     ),
     case(
         "a setting of the other judge",
-        "bad.toml:2: collect.judge.noise: no such option of this kind. Kinds are execution, simulated: "
+        "bad.toml:2: collect.judge.noise: no such option of this kind. Kinds are execution, simulated, http: "
         "choose with --collect.judge.type.",
         RUN,
         setting("[collect.judge]\nnoise = 0.1\n"),
