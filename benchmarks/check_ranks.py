@@ -35,7 +35,8 @@ def start(
     folder: Path, name: str, ranks: int, command: Sequence[str] = ("run",), restarts: int = 3
 ) -> subprocess.Popen[str]:
     """The command line on so many ranks."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    launcher += ["--max-restarts", str(restarts)]
     arguments = [*command, *FLAGS.split(), *LONGER.split(), "--runs_dir", "runs", "--name", name, "--json"]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
