@@ -332,7 +332,10 @@ from trivium.model import Decoder, ModelConfig
 model = Decoder(ModelConfig(**TINY))
 model.load_state_dict(torch.load({str(tmp_path / "start.pt")!r}, weights_only=True))
 session = t.Session(pathlib.Path({str(tmp_path / "killed")!r}), model)
-session.disturb[5] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+def strike():
+    session.trainer.loop.checkpointer.newest()  # the write of step 3 goes on beside steps 4 and 5: waits for its end
+    os.kill(os.getpid(), signal.SIGKILL)
+session.disturb[5] = strike
 session.fit()
 """
     torch.save(make_decoder().state_dict(), tmp_path / "start.pt")
