@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -31,15 +32,32 @@ def test_greedy_takes_the_largest_and_reports_the_plain_softmax() -> None:
 
 def test_draws_follow_the_softmax() -> None:
     logits = torch.randn(30, generator=torch.Generator().manual_seed(0)) * 2
-    uniforms = sample_uniforms([5], 20_000)[0]
+    uniforms = torch.from_numpy(sample_uniforms([5], 20_000)[0])
     ids, _ = sample_tokens(logits.expand(20_000, -1), uniforms, 1.3)
     expected = (logits / 1.3).softmax(0) * 20_000
     assert stats.chisquare(ids.bincount(minlength=30), expected, sum_check=False).pvalue > 0.01
 
 
+@pytest.mark.parametrize("count", [63, 64, 65, 1000])
+def test_a_draw_from_many_ids_is_the_plain_inverse_and_never_one_without_probability(count: int) -> None:
+    """Ids are searched in blocks; the reference cumulates all of them in fp64."""
+    generator = torch.Generator().manual_seed(count)
+    logits = torch.randn(count, generator=generator) * 3
+    logits[torch.rand(count, generator=generator) < 0.3] = -math.inf
+    logits[[0, -1]] = -math.inf
+    uniforms = torch.cat((torch.linspace(0, 1, 5001)[:-1], torch.tensor([1 - 2**-24])))
+    ids, logprobs = sample_tokens(logits.expand(len(uniforms), -1), uniforms, 1.0)
+    assert logprobs.isfinite().all()
+    cumulative = logits.double().softmax(0).cumsum(0)
+    expected = torch.searchsorted(cumulative, uniforms.double(), right=True)
+    far_from_edges = (uniforms[:, None] - cumulative).abs().amin(1) > 1e-6
+    assert torch.equal(ids[far_from_edges], expected[far_from_edges]) and far_from_edges.float().mean() > 0.9
+    assert torch.allclose(logprobs.double(), logits.double().log_softmax(0)[ids], atol=1e-5)
+
+
 def test_uniforms_belong_to_the_seed() -> None:
     numbers = sample_uniforms([3, 2**63 - 1, 3], 50)
-    assert torch.equal(numbers[0], numbers[2]) and not torch.equal(numbers[0], numbers[1])
-    assert torch.equal(sample_uniforms([2**63 - 1], 8), numbers[1:2, :8])  # a longer cap changes nothing before it
+    assert np.array_equal(numbers[0], numbers[2]) and not np.array_equal(numbers[0], numbers[1])
+    assert np.array_equal(sample_uniforms([2**63 - 1], 8), numbers[1:2, :8])  # a longer cap changes nothing before it
     assert numbers.min() >= 0 and numbers.max() < 1
     assert sample_uniforms([], 4).shape == (0, 4)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trivium.base.errors import InputError
@@ -14,6 +16,11 @@ from trivium.model.transformer import Decoder
 
 MIN_STREAM_ROWS = 32
 """Fewer rows than this are not worth a stream of their own."""
+PREFILL_ROWS = 32
+"""Prompts run together: more of them push each other's activations out of a processor's cache."""
+
+Rows = NDArray[np.int64]
+"""Row numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +36,27 @@ class Sample:
 
 
 class _Slots:
-    """The rows in flight: what each one is, where it stands, what it has drawn."""
+    """The rows in flight: what each one is, where it stands, what it has drawn. NumPy's, which is quick at few rows."""
 
     def __init__(self, size: int, max_new_tokens: int):
-        self.owner = torch.full((size,), -1)  # index of the sample, -1 for a free row
-        self.position = torch.zeros(size, dtype=torch.long)  # slot that the last drawn token takes
-        self.drawn = torch.zeros(size, dtype=torch.long)
-        self.ids = torch.zeros(size, max_new_tokens, dtype=torch.long)
-        self.logprobs = torch.zeros(size, max_new_tokens)
-        self.uniforms = torch.zeros(size, max_new_tokens)
+        self.owner = np.full(size, -1)  # index of the sample, -1 for a free row
+        self.position = np.zeros(size, dtype=np.int64)  # slot that the last drawn token takes
+        self.drawn = np.zeros(size, dtype=np.int64)
+        self.last = np.zeros(size, dtype=np.int64)
+        self.ids = np.zeros((size, max_new_tokens), dtype=np.int64)
+        self.logprobs = np.zeros((size, max_new_tokens), dtype=np.float32)
+        self.uniforms = np.zeros((size, max_new_tokens), dtype=np.float32)
 
-    def admit(self, rows: Tensor, owners: list[int], prompts: list[Sequence[int]], seeds: list[int]) -> None:
+    def admit(self, rows: Rows, owners: list[int], prompts: list[Sequence[int]], seeds: list[int]) -> None:
         """Give free rows to new samples."""
-        self.owner[rows] = torch.tensor(owners)
-        self.position[rows] = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        self.owner[rows] = owners
+        self.position[rows] = [len(prompt) - 1 for prompt in prompts]
         self.drawn[rows] = 0
         self.uniforms[rows] = sample_uniforms(seeds, self.uniforms.shape[1])
 
-    def keep(self, rows: Tensor) -> None:
-        for name, tensor in vars(self).items():
-            setattr(self, name, tensor[rows])
+    def keep(self, rows: Rows) -> None:
+        for name, array in vars(self).items():
+            setattr(self, name, array[rows])
 
 
 def generate(
@@ -149,42 +157,45 @@ class _Work:
         slots = _Slots(size, self.max_new_tokens)
         cursor = 0
         while not self.stopped:
-            free = (slots.owner < 0).nonzero()[:, 0]
+            free = np.flatnonzero(slots.owner < 0)
             if cursor < len(order) and len(free) * 8 >= len(slots.owner):
-                admitted = order[cursor : cursor + len(free)]
+                admitted = order[cursor : cursor + min(len(free), PREFILL_ROWS)]
                 cursor += len(admitted)
                 rows = free[: len(admitted)]
                 slots.admit(rows, admitted, [prompts[index] for index in admitted], [self.seeds[i] for i in admitted])
                 self._draw(slots, rows, _prefill(model, cache, rows, [prompts[index] for index in admitted]))
                 continue
-            active = (slots.owner >= 0).nonzero()[:, 0]
+            active = np.flatnonzero(slots.owner >= 0)
             if not len(active):
                 break
             if cursor == len(order) and len(active) * 4 <= len(slots.owner) * 3:
                 slots.keep(active)  # nobody is waiting: go on with the live rows alone
-                cache.keep_rows(active.to(model.device))
-                active = torch.arange(len(active))
-            last = slots.ids[torch.arange(len(slots.owner)), (slots.drawn - 1).clamp(min=0)]
-            positions = slots.position.masked_fill(slots.owner < 0, 0)
+                cache.keep_rows(torch.from_numpy(active).to(model.device))
+                active = np.arange(len(active))
+            positions = np.where(slots.owner < 0, 0, slots.position)
             hidden = model.hidden(
-                last[:, None].to(model.device),
-                positions[:, None].to(model.device),
+                torch.from_numpy(slots.last[:, None]).to(model.device),
+                torch.from_numpy(positions[:, None]).to(model.device),
                 cache,
                 end=int(positions.max()) + 1,
-            )
-            self._draw(slots, active, model.logits(hidden[active.to(model.device), 0]))
+            )[:, 0]
+            if len(active) < len(slots.owner):
+                hidden = hidden[torch.from_numpy(active).to(model.device)]
+            self._draw(slots, active, model.logits(hidden))
 
-    def _draw(self, slots: _Slots, rows: Tensor, logits: Tensor) -> None:
+    def _draw(self, slots: _Slots, rows: Rows, logits: Tensor) -> None:
         """Draw the next token of `rows`; record and free the rows that end."""
         drawn = slots.drawn[rows]
-        ids, logprobs = sample_tokens(logits.cpu(), slots.uniforms[rows, drawn], self.temperature)
-        slots.ids[rows, drawn], slots.logprobs[rows, drawn] = ids, logprobs
+        uniforms = torch.from_numpy(slots.uniforms[rows, drawn])
+        ids, logprobs = (each.numpy() for each in sample_tokens(logits.cpu(), uniforms, self.temperature))
+        slots.last[rows] = slots.ids[rows, drawn] = ids
+        slots.logprobs[rows, drawn] = logprobs
         slots.drawn[rows] = drawn + 1
         slots.position[rows] += 1
         if self.on_token:
             for owner, token in zip(slots.owner[rows].tolist(), ids.tolist(), strict=True):
                 self.on_token(owner, token)
-        stopped = torch.isin(ids, torch.tensor(self.stop_ids, dtype=torch.long))
+        stopped = np.isin(ids, self.stop_ids)
         full = slots.position[rows] + 1 > self.model.config.max_seq_len - 1
         ended = stopped | (drawn + 1 >= self.max_new_tokens) | full
         for row, stop in zip(rows[ended].tolist(), stopped[ended].tolist(), strict=True):
@@ -195,7 +206,7 @@ class _Work:
             slots.owner[row] = -1
 
 
-def _prefill(model: Decoder, cache: KVCache, rows: Tensor, prompts: list[Sequence[int]]) -> Tensor:
+def _prefill(model: Decoder, cache: KVCache, rows: Rows, prompts: list[Sequence[int]]) -> Tensor:
     """Run each distinct prompt once and copy its keys and values to its rows; (len(prompts), V) logits that follow."""
     distinct: dict[tuple[int, ...], int] = {}
     which = torch.tensor([distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts])
@@ -207,5 +218,5 @@ def _prefill(model: Decoder, cache: KVCache, rows: Tensor, prompts: list[Sequenc
     hidden = model.hidden(ids.to(device), positions.to(device), fresh)
     ends = torch.tensor([len(prompt) - 1 for prompt in distinct])
     logits = model.logits(hidden[torch.arange(len(distinct)), ends.to(device)])
-    cache.copy_rows(rows.to(device), fresh, which.to(device))
+    cache.copy_rows(torch.from_numpy(rows).to(device), fresh, which.to(device))
     return logits[which.to(device)]

@@ -1,12 +1,14 @@
 """Causal self-attention with grouped queries, and the masks that keep documents apart."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
-from trivium.model.layers import Linear, RMSNorm
+from trivium.model.layers import Linear, RMSNorm, joint
 from trivium.model.rope import rotate
 
 
@@ -74,6 +76,19 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=bias is None)
 
 
+class Context(NamedTuple):
+    """What the layers share in a pass."""
+
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+    cache: KVCache | None = None
+    places: Tensor | None = None
+    """Where the cache puts one new token a row; see `KVCache.places`."""
+    end: int = 0
+    """Slots of the cache in use after the pass."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023) with rotary positions and, in Qwen3, normalised q and k."""
 
@@ -87,25 +102,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        bias: Tensor | None,
-        layer: int = 0,
-        positions: Tensor | None = None,
-        cache: KVCache | None = None,
-        end: int = 0,
-    ) -> Tensor:
+    def projections(self) -> list[tuple[Linear, ...]]:
+        """The maps, those of one input together."""
+        return [(self.q_proj, self.k_proj, self.v_proj), (self.o_proj,)]
+
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """(B, T, d_model) -> (B, T, d_model); with a cache, the new tokens' keys and values are stored in it."""
+        cos, sin, bias, cache, places, end = context
         batch, length, _ = x.shape
-        queries = self.q_norm(self.q_proj(x).view(batch, length, self.n_heads, self.head_dim)).transpose(1, 2)
-        keys = self.k_norm(self.k_proj(x).view(batch, length, self.n_kv_heads, self.head_dim)).transpose(1, 2)
-        values = self.v_proj(x).view(batch, length, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        projected = joint(x, *self.projections()[0])
+        queries, keys, values = (each.view(batch, length, -1, self.head_dim) for each in projected)
+        queries, keys = self.q_norm(queries).transpose(1, 2), self.k_norm(keys).transpose(1, 2)
+        queries, keys, values = rotate(queries, cos, sin), rotate(keys, cos, sin), values.transpose(1, 2)
         if cache is not None:
-            assert positions is not None
-            keys, values = cache.extend(layer, positions, keys, values, end)
+            keys, values = cache.extend(layer, keys, values, places, end)
         out = attend(queries, keys, values, bias)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))

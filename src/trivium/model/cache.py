@@ -18,26 +18,34 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
-    def extend(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    def places(self, positions: Tensor) -> Tensor:
+        """Where `extend` puts one new token a row: positions (B, 1) to (B * H_kv,), the same for all layers."""
+        _, _, n_heads, capacity, _ = self.keys.shape
+        first = torch.arange(len(positions) * n_heads, device=positions.device).view(-1, n_heads) * capacity
+        return (first + positions).flatten()
+
+    def extend(
+        self, layer: int, keys: Tensor, values: Tensor, places: Tensor | None, end: int
+    ) -> tuple[Tensor, Tensor]:
         """Store new keys and values; return those of slots [0, end).
 
         Args:
-            positions: (B, T) slots to write: one a row (decoding), or 0..T-1 in every row (prefill, where
-                rows are padded on the right and what pads write is never attended).
             keys, values: (B, H_kv, T, D).
+            places: of one token a row (decoding); None for slots 0..T-1 of every row (prefill, where rows are padded on
+                the right and what pads write is never attended).
             end: slots in use, 1 + the largest position.
         Returns:
             Two (B, H_kv, end, D) views.
         """
-        rows, _, length, _ = keys.shape
-        if length == 1:
-            row = torch.arange(rows, device=keys.device)
-            self.keys[layer][row, :, positions[:, 0]] = keys[:, :, 0]
-            self.values[layer][row, :, positions[:, 0]] = values[:, :, 0]
-        else:
-            self.keys[layer][:, :, :length] = keys
-            self.values[layer][:, :, :length] = values
-        return self.keys[layer][:rows, :, :end], self.values[layer][:rows, :, :end]
+        kept = self.keys[layer], self.values[layer]
+        for store, new in zip(kept, (keys, values), strict=True):
+            if places is None:
+                store[:, :, : new.shape[2]] = new
+            else:
+                width = new.shape[-1]
+                store.view(-1, width).index_copy_(0, places, new.reshape(-1, width))
+        rows = len(keys)
+        return kept[0][:rows, :, :end], kept[1][:rows, :, :end]
 
     def copy_rows(self, targets: Tensor, source: "KVCache", rows: Tensor) -> None:
         """Overwrite rows `targets` with rows `rows` of another cache, as far as that one reaches."""

@@ -1,5 +1,7 @@
 """The two primitive layers: both keep fp32 parameters and compute in their input's dtype."""
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,16 +10,59 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """A linear map whose fp32 master weights are cast to the activations' dtype at use, or once for many uses."""
+    """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
 
-    held: Tensor | None = None
-    """The weights as cast by `hold_casts`."""
+    held: "Held | None" = None
+    """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        weight = self.weight if self.held is None else self.held
-        return F.linear(input, weight.to(input.dtype), bias)
+        return self.held(input) if self.held is not None else F.linear(input, *joint_weights((self,), input.dtype))
+
+
+def joint(input: Tensor, *maps: Linear) -> Sequence[Tensor]:
+    """Several maps of one input; where they are held, as a single product, which is faster for a few rows.
+
+    Training keeps them apart: what follows then reads whole tensors and not strips of one.
+
+    Args:
+        input: (..., in_features).
+        maps: all of these in_features.
+    Returns:
+        (..., out_features) of each.
+    """
+    held = maps[0].held
+    if held is None:
+        return [each(input) for each in maps]
+    return held(input).split([each.out_features for each in maps], dim=-1)
+
+
+def joint_weights(maps: Sequence[Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The matrix and the bias of all maps as one."""
+    weights = [each.weight.to(dtype) for each in maps]
+    biases = [each.bias.to(dtype) for each in maps if each.bias is not None]
+    return weights[0] if len(maps) == 1 else torch.cat(weights), torch.cat(biases) if biases else None
+
+
+class Held:
+    """A matrix and its bias, cast once for many uses and laid out as the processor reads them.
+
+    On a CPU in bf16, oneDNN otherwise rearranges the weights at each use, which for a few rows takes as long as the
+    product: 64 rows of width 384 are 1.5 times as fast this way, a single one is 2 times as fast.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self.weight, self.bias = weight, bias
+        self.packed: Tensor | None = None
+        if weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
+            with contextlib.suppress(AttributeError, RuntimeError):  # a PyTorch built without oneDNN
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), without a gradient."""
+        if self.packed is None:
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
 
 class RMSNorm(nn.Module):
@@ -27,12 +72,15 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
+        self.held: Tensor | None = None
+        """The weight as cast for many uses."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        if x.device.type == "cpu":
-            return _CPURMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+        weight = self.weight.to(x.dtype) if self.held is None else self.held
+        if x.device.type != "cpu":
+            return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+        return _CPURMSNorm.apply(x, weight, self.eps) if torch.is_grad_enabled() else _normed(x, self.eps)[0] * weight
 
 
 class _CPURMSNorm(torch.autograd.Function):
@@ -44,10 +92,7 @@ class _CPURMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = _at_least_fp32(x.dtype)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
-        normed = x * scale
+        normed, scale = _normed(x, eps)
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
 
@@ -59,6 +104,13 @@ class _CPURMSNorm(torch.autograd.Function):
         weight_grad = product.flatten(0, -2).sum(0, dtype=_at_least_fp32(grad.dtype)).to(weight.dtype)
         mean = (product @ weight[:, None]).div_(normed.shape[-1])
         return (grad * weight).sub_(normed * mean).mul_(scale), weight_grad, None
+
+
+def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """X / rms(x), and the factor (..., 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_at_least_fp32(x.dtype))
+    scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+    return x * scale, scale
 
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:

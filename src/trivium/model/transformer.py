@@ -1,18 +1,19 @@
 """The decoder: Qwen3-compatible, and Qwen2 and Llama by configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trivium.model.attention import Attention, cache_bias, document_bias
+from trivium.model.attention import Attention, Context, cache_bias, document_bias
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
-from trivium.model.layers import Linear, RMSNorm
-from trivium.model.rope import rotary_table
+from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights
+from trivium.model.rope import rotary_table, spread
 
 
 class FeedForward(nn.Module):
@@ -26,7 +27,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) -> (..., d_model)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = joint(x, *self.projections()[0])
+        return self.down_proj(F.silu(gate) * up)
+
+    def projections(self) -> list[tuple[Linear, ...]]:
+        """The maps, those of one input together."""
+        return [(self.gate_proj, self.up_proj), (self.down_proj,)]
 
 
 class Block(nn.Module):
@@ -39,10 +45,14 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, *context: object) -> Tensor:
-        """(B, T, d_model) -> (B, T, d_model); `context` is what attention needs."""
-        x = x + self.attention(self.attention_norm(x), *context)
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
+        """(B, T, d_model) -> (B, T, d_model)."""
+        x = x + self.attention(self.attention_norm(x), layer, context)
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def parts(self) -> tuple[Attention, FeedForward]:
+        """What has matrices."""
+        return self.attention, self.feed_forward
 
 
 class Decoder(nn.Module):
@@ -55,7 +65,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self._held_head: Tensor | None = None
+        self._held_head: Held | None = None
         self.recompute = False
         """Keep only the stream between blocks for the backward pass and compute the blocks again there."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -108,28 +118,30 @@ class Decoder(nn.Module):
         Returns:
             (B, T, d_model) in `compute_dtype`.
         """
-        length = ids.shape[1]
-        bias = None
-        if positions is None:
-            cos, sin = self.cos[:length], self.sin[:length]
-        else:
-            at = positions.clamp(min=0)
-            cos, sin = self.cos[at][:, None], self.sin[at][:, None]
-            if cache is None:
-                bias = document_bias(positions, self.compute_dtype, branches)
-            elif length == 1:
-                end = int(positions.max()) + 1 if end is None else end
-                bias = cache_bias(positions, end, self.compute_dtype)
-            else:
-                end = length
-        cos, sin = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
+        context = self._context(ids.shape[1], positions, cache, end, branches)
         x = F.embedding(ids, self.embedding.weight).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, cos, sin, bias, layer, positions, cache, end or 0, use_reentrant=False)
+                x = checkpoint(block, x, layer, context, use_reentrant=False)
             else:
-                x = block(x, cos, sin, bias, layer, positions, cache, end or 0)
+                x = block(x, layer, context)
         return self.norm(x)
+
+    def _context(
+        self, length: int, positions: Tensor | None, cache: KVCache | None, end: int | None, branches: Tensor | None
+    ) -> Context:
+        dtype = self.compute_dtype
+        if positions is None:
+            return Context(self.cos[:length].to(dtype), self.sin[:length].to(dtype), None)
+        at = positions.clamp(min=0)
+        cos, sin = self.cos[at][:, None].to(dtype), self.sin[at][:, None].to(dtype)
+        if cache is None:
+            return Context(cos, sin, document_bias(positions, dtype, branches))
+        if length > 1:
+            return Context(cos, sin, None, cache, None, length)
+        end = int(positions.max()) + 1 if end is None else end
+        cos, sin = spread(cos, sin)
+        return Context(cos, sin, cache_bias(positions, end, dtype), cache, cache.places(positions), end)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in fp32; the logits at index i predict token i + 1."""
@@ -137,12 +149,13 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., d_model) -> (..., V) in fp32."""
-        weight = self.head_weight if self._held_head is None else self._held_head
-        return F.linear(hidden, weight.to(hidden.dtype)).float()
+        if self._held_head is not None:
+            return self._held_head(hidden).float()
+        return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
 
     @contextmanager
     def hold_casts(self) -> Iterator[None]:
-        """Cast the matrices to `compute_dtype` once for all passes within, none of which may follow an update.
+        """Cast and join the matrices once for all passes within, none of which may follow an update or want a gradient.
 
         Decoding casts every weight for every token otherwise: at one row that is most of its time. The values are the
         same. Nothing is held where weights are computed with as they are.
@@ -150,16 +163,24 @@ class Decoder(nn.Module):
         if self.compute_dtype == self.head_weight.dtype or self._held_head is not None:
             yield
             return
-        maps = [module for module in self.modules() if isinstance(module, Linear)]
+        norms = [module for module in self.modules() if isinstance(module, RMSNorm)]
+        groups = [
+            group
+            for block in cast(Iterable[Block], self.blocks)
+            for part in block.parts()
+            for group in part.projections()
+        ]
         try:
             with torch.no_grad():
-                for each in maps:
-                    each.held = each.weight.to(self.compute_dtype)
-                self._held_head = self.head_weight.to(self.compute_dtype)
+                for group in groups:
+                    group[0].held = Held(*joint_weights(group, self.compute_dtype))
+                for norm in norms:
+                    norm.held = norm.weight.to(self.compute_dtype)
+                self._held_head = Held(self.head_weight.to(self.compute_dtype))
             yield
         finally:
             self._held_head = None
-            for each in maps:
+            for each in (*norms, *(group[0] for group in groups)):
                 each.held = None
 
     @property
