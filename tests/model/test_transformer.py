@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trivium.base.machine import cxx_compiler
 from trivium.model import Decoder, ModelConfig, Scorer
 from trivium.model.cache import KVCache
 from trivium.objectives.lm import linear_cross_entropy
@@ -157,6 +158,29 @@ def test_recomputed_activations_give_the_same_gradients_from_less_memory(make_de
     assert few_kept < all_kept / 2
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(cxx_compiler() is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_have_the_same_gradients_and_leave_other_passes_alone(make_decoder: Make) -> None:
+    ids, found = random_ids(3, 24), []
+    positions = torch.cat((torch.arange(10), torch.arange(13), torch.tensor([-1]))).expand(3, -1)
+    for compiled in (False, True):
+        model = make_decoder(n_layers=3)
+        with torch.no_grad():
+            before = model(ids)
+        torch._dynamo.utils.counters.clear()
+        if compiled:
+            model.compile_blocks()
+        loss = model(ids, positions)[positions >= 0].logsumexp(-1).sum()
+        loss.backward()
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled, "one block's code serves all layers"
+        with torch.no_grad():
+            assert torch.equal(model(ids), before)
+        found.append((loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (loss, gradients), (compiled_loss, compiled_gradients) = found
+    assert compiled_loss == pytest.approx(loss, rel=1e-6) and set(compiled_gradients) == set(gradients)
+    for name, gradient in compiled_gradients.items():
+        torch.testing.assert_close(gradient, gradients[name], atol=1e-5 * gradients[name].abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])

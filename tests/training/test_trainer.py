@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from trivium.base.errors import Interrupted, StageFailed
+from trivium.base.machine import cxx_compiler
 from trivium.batch import Batch, LossOutput
 from trivium.data.packing import fill_rows, pack_examples
 from trivium.model import Decoder
@@ -193,6 +194,22 @@ def test_a_run_that_died_between_checkpoints_goes_on_to_the_same_bits(
     # Where there is a checkpoint, nothing of the fresh model is left.
     second = Session(tmp_path / "broken", make_decoder(seed=5 if at >= 3 else 0))
     assert_same_run(second.fit(), straight)
+
+
+@pytest.mark.skipif(cxx_compiler() is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_that_died_goes_on_to_the_same_bits(tmp_path: Path, make_decoder: Make) -> None:
+    def compiled(folder: str, seed: int = 0) -> Session:
+        model = make_decoder(seed=seed)
+        model.compile_blocks()
+        return Session(tmp_path / folder, model)
+
+    straight = compiled("straight").fit()
+    first = compiled("broken")
+    first.disturb[5] = crash
+    with pytest.raises(Crash):
+        first.fit()
+    torch.compiler.reset()  # as a new process, which compiles anew
+    assert_same_run(compiled("broken", seed=5).fit(), straight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

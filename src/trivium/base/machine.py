@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import functools
 import gc
+import os
 import platform
+import shutil
 import time
 
 
@@ -31,6 +33,12 @@ def release_memory() -> None:
     if platform.system() == "Linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def cxx_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would call."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 @functools.cache

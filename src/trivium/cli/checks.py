@@ -114,8 +114,9 @@ def _check_precision() -> Check:
 
 
 def _check_compiler() -> Check:
-    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if found:
+    from trivium.base.machine import cxx_compiler
+
+    if found := cxx_compiler():
         return Check("compiler", f"{found}, so torch.compile can be used")
     remedy = "Install one (Debian: g++, macOS: xcode-select --install) for faster training."
     return Check("compiler", "no C++ compiler, so torch.compile is not used", "warning", remedy)

@@ -78,7 +78,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
         weight = self.weight.to(x.dtype) if self.held is None else self.held
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler fuses the plain form into one pass
             return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
         return _CPURMSNorm.apply(x, weight, self.eps) if torch.is_grad_enabled() else _normed(x, self.eps)[0] * weight
 

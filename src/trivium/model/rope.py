@@ -25,6 +25,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin: broadcastable to (..., T, D / 2), of x's dtype; or as `spread` returns them.
     """
     width = x.shape[-1]
+    if torch.compiler.is_compiling():
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     if cos.shape[-1] == width:
         return torch.addcmul(x * cos, x.roll(width // 2, -1), sin)
     return _Rotation.apply(x, cos, sin)

@@ -1,7 +1,8 @@
 """The decoder: Qwen3-compatible, and Qwen2 and Llama by configuration."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import torch
@@ -55,6 +56,10 @@ class Block(nn.Module):
         return self.attention, self.feed_forward
 
 
+def _train_block(block: Block, x: Tensor, layer: int, context: Context) -> Tensor:
+    return block(x, 0, context)  # a layer's number is for the cache alone: compiled code need not know it
+
+
 class Decoder(nn.Module):
     """Token ids to hidden states and logits.
 
@@ -66,6 +71,7 @@ class Decoder(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self._held_head: Held | None = None
+        self._compiled: Callable[..., Tensor] | None = None
         self.recompute = False
         """Keep only the stream between blocks for the backward pass and compute the blocks again there."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -120,11 +126,13 @@ class Decoder(nn.Module):
         """
         context = self._context(ids.shape[1], positions, cache, end, branches)
         x = F.embedding(ids, self.embedding.weight).to(self.compute_dtype)
+        training = torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, layer, context, use_reentrant=False)
+            run = partial(self._compiled, block) if self._compiled and training and cache is None else block
+            if self.recompute and training:
+                x = checkpoint(run, x, layer, context, use_reentrant=False)
             else:
-                x = block(x, layer, context)
+                x = run(x, layer, context)
         return self.norm(x)
 
     def _context(
@@ -182,6 +190,18 @@ class Decoder(nn.Module):
             self._held_head = None
             for each in (*norms, *(group[0] for group in groups)):
                 each.held = None
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks for training on rows of one shape; one block's code serves all. Other passes stay as is.
+
+        Where compilation fails, PyTorch warns and goes on without it.
+        """
+        from torch._dynamo import config as tracing
+        from torch._inductor import config as generating
+
+        tracing.suppress_errors = True
+        generating.compile_threads = 1  # no pool of processes for one small piece of code
+        self._compiled = torch.compile(_train_block, dynamic=False)
 
     @property
     def device(self) -> torch.device:

@@ -78,7 +78,10 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
             )
         model = Decoder(shape.model_copy(update={"vocab_size": tokenizer.vocab_size}))
         model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
-        optimizer = Optimizer(shard(context.place(model)), config.optim, config.steps)
+        tokens = config.steps * config.batch_size * config.seq_len
+        context.place(model)
+        compiled = context.compile_blocks(model, tokens)
+        optimizer = Optimizer(shard(model), config.optim, config.steps)
 
         def measure(rows: int) -> dict[str, float]:
             plain = gathered(model)
@@ -104,7 +107,7 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
                 contents=loader.contents,
             )
         figures = measure(4 * config.eval_rows)
-        result = {"tokens": config.steps * config.batch_size * config.seq_len, "parameters": model.parameter_count()}
+        result = {"tokens": tokens, "parameters": model.parameter_count(), "compiled": compiled}
         result |= {"bits_per_byte": figures}
         facts = {f"bits per byte, held-out {name}": value for name, value in figures.items()}
         save_artifact(model, tokenizer, context.run.artifact("M0"), "pretrained on text and code", facts)

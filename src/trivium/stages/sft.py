@@ -115,6 +115,8 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
         if drops.counts:
             drops.write(stage.path / "dropped.jsonl")
             note(stage, f"examples left out: {dict(drops.counts)}; listed in {stage.path / 'dropped.jsonl'}")
+        tokens = steps * config.batch_size * config.seq_len
+        compiled = context.compile_blocks(model, tokens)
         with MetricsLog(stage.metrics_path) as metrics, open_sandbox(stage, sandbox_config) as sandbox:
             trainer = Trainer(
                 model,
@@ -134,7 +136,7 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
         model = gathered(model)
         if config.keep == "best" and trainer.tensors:
             model.load_state_dict(trainer.tensors)
-        result = {"steps": steps, "tokens": steps * config.batch_size * config.seq_len, "examples": len(train)}
+        result = {"steps": steps, "tokens": tokens, "examples": len(train), "compiled": compiled}
         result |= {"heldout_loss": trainer.state.get("last_loss"), "best_loss": trainer.state.get("best_loss")}
         save_artifact(model, tokenizer, context.run.artifact("M1"), "fine-tuned on coding tasks", result)
         return result, [context.run.artifact("M1")]

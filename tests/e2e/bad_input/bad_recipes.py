@@ -451,6 +451,12 @@ CASES = [
         setting('[compute]\nprecision = "fp16"\n'),
     ),
     case(
+        "an unknown choice of compilation",
+        "bad.toml:2: compute.compile: expected 'auto', 'always' or 'never', got 'yes'.",
+        RUN,
+        setting('[compute]\ncompile = "yes"\n'),
+    ),
+    case(
         "a negative number of threads",
         "bad.toml:2: compute.threads: expected a value greater than or equal to 0, got -1.",
         RUN,
