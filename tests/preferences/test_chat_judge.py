@@ -1,10 +1,7 @@
 """A chat model as a judge, behind a real HTTP server."""
 
-import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +19,20 @@ Decide = Callable[[str, str], str | None]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Decide], HttpJudge]]:
+def serve(chat_server: Callable[..., tuple[str, list[dict[str, Any]]]]) -> Callable[[Decide], HttpJudge]:
     """`serve(decide)`: the judge that asks a server that decides so."""
-    servers: list[ThreadingHTTPServer] = []
 
     def start(decide: Decide) -> HttpJudge:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                asked = body["messages"][1]["content"]
-                a, b = (
-                    re.findall(f"<answer {side}>\n(.*)\n</answer {side}>", asked, re.DOTALL)[0] for side in ("A", "B")
-                )
-                letter = decide(a, b)
-                content = {"choices": [{"message": {"content": f'So: {{"better": "{letter}"}}'}}]}
-                sent = json.dumps(content).encode()
-                self.send_response(400 if letter is None else 200)
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
+        def reply(body: dict[str, Any]) -> str | None:
+            asked = body["messages"][1]["content"]
+            a, b = (re.findall(f"<answer {side}>\n(.*)\n</answer {side}>", asked, re.DOTALL)[0] for side in ("A", "B"))
+            letter = decide(a, b)
+            return None if letter is None else f'So: {{"better": "{letter}"}}'
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+        url, _ = chat_server(reply)
+        return HttpJudge(url=url, model="m", key_variable="", wait_seconds=0)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return HttpJudge(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", key_variable="", wait_seconds=0)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def samples(*texts: str) -> list[Sample]:

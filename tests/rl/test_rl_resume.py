@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from trivium.base.errors import DataError, Interrupted, StageFailed
+from trivium.base.errors import DataError, Interrupted, RunDirError, StageFailed
 from trivium.base.recipe import load_config
 from trivium.model import Decoder, Scorer, load_model, save_model
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
-from trivium.rewards import RewardModel
+from trivium.rewards import ExecutionPart, FunctionPart, LengthPart, ModelPart, RewardModel
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
 from trivium.rl.learner import LearnerConfig
 from trivium.runs import MetricsLog, RunDir, read_manifest
+from trivium.sandbox import Sandbox
 from trivium.stages import rl
 from trivium.stages.confinement import SandboxConfig
 from trivium.stages.pipeline import Recipe
+from trivium.stages.scoring import open_rewards, read_statistics, statistics_path
 from trivium.stages.sft import SFTConfig
 from trivium.stages.stage import ComputeConfig, Context
 from trivium.stages.tasks import TaskConfig
@@ -108,6 +110,42 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
     assert not (stopped / "rl/checkpoints").exists()
     assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
+
+
+def test_composite_rewards_are_frozen_logged_and_measured(tmp_path: Path, parents: Path) -> None:
+    (tmp_path / "mine.py").write_text("def colons(completions, **_):\n    return [c.count(':') for c in completions]\n")
+    parts = (
+        ModelPart(weight=0.5),
+        ExecutionPart(grading="graded"),
+        LengthPart(weight=0.1),
+        FunctionPart(path=f"{tmp_path / 'mine.py'}:colons", weight=0.2, mean=0.0, std=2.0),
+    )
+    run = RunDir(tmp_path / "run")
+    learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})
+    changes = {"rewards": parts, "steps": 2, "normalise_samples": 12, "learner": learner}
+    result = run_stage(run.path, parents, **changes)
+    frozen = json.loads(statistics_path(run).read_text())
+    assert frozen["responses"] == 12 and frozen["statistics"]["colons"] == [0.0, 2.0]
+    assert -1 <= frozen["statistics"]["execution"][0] <= -0.3 and frozen["statistics"]["length"][0] < 0
+    means = {name: mean for name, (mean, _) in frozen["statistics"].items()}
+    stds = {name: std for name, (_, std) in frozen["statistics"].items()}
+    for row in logged(run.path):
+        by_hand = sum(
+            part.weight * (row[f"reward/{part.label}"] - means[part.label]) / stds[part.label] for part in parts
+        )
+        assert row["reward/mean"] == pytest.approx(by_hand, abs=1e-5) and row["reward/length"] < 0
+        assert row["gold/n"] == 6, "what was run for the reward measures too"
+    last = logged(run.path)[-1]
+    assert (
+        last["utility/reward_model"] != pytest.approx(-last["utility/reward"], abs=1e-3) and result["responses"] == 12
+    )
+    with Sandbox(workers=1, minimum="limited") as sandbox:
+        again = open_rewards(CONFIG.model_copy(update=changes), RewardModel.load(parents / "R"), sandbox, seed=3)
+        read_statistics(again, run)
+    assert {name: list(each) for name, each in again.statistics.items()} == frozen["statistics"]
+    statistics_path(run).write_text("{}")
+    with pytest.raises(RunDirError, match=r"rewards.json does not hold the rewards' statistics"):
+        read_statistics(again, run)
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

@@ -35,6 +35,7 @@ from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import encode_prompt
 from trivium.stages.reward import collected, judged, tokenise
 from trivium.stages.rl_config import RLConfig
+from trivium.stages.scoring import freeze_statistics, open_rewards, rollout_answers
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
 from trivium.tasks.check import check_completions
@@ -70,6 +71,7 @@ def run(
         return result, [artifact]
 
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
+    inputs |= config.reward_inputs
     inputs |= {"sft": sft.model_dump_json()}
     if config.offline:
         inputs |= {"comparisons": collected(context, round), "judgements": judged(context, round)}
@@ -101,11 +103,13 @@ class _Session:
         self.reference.requires_grad_(False)
         self.reward = RewardModel.load(reward)
         context.place(self.reward.scorer)
+        self.rewards = open_rewards(config, self.reward, sandbox, context.seed)
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
         shard(self.policy)
         self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
+        freeze_statistics(self.rewards, context.run, self.reference, self.tokenizer, self.tasks, config, context.seed)
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
             context.seed, "rl-eval", "heldout"
         )
@@ -258,6 +262,9 @@ class _Session:
         def fault(what: str, responses: Iterable[int]) -> None:
             self.loop.faults.meet(overall + 1, what, [tasks[rollout.prompt_of[index]].id for index in responses])
 
+        if not rollout.valid.any():
+            fault("no response's reward could be had", range(len(rollout.responses)))
+            return values | {"skipped": 1.0}
         try:
             values |= learner.prepare(rollout)
         except NumericalFault as error:
@@ -280,28 +287,24 @@ class _Session:
         return values
 
     def _score(self, rollout: Rollout, tasks: list[Task]) -> dict[str, float]:
-        config = self.config
-        count = len(rollout.responses)
-        judged = list(range(count)) if config.reward == "execution" else self._gold_rows(count)
-        passed = shared(len(judged), lambda mine: self._run_tests(rollout, tasks, [judged[at] for at in mine]))
-        known = {index: verdict for index, verdict in zip(judged, passed, strict=True) if verdict is not None}
-        rollout.valid = torch.ones(count, dtype=torch.bool)
-        if config.reward == "execution":
-            rollout.valid = torch.tensor([index in known for index in range(count)])
-            raw = torch.tensor([2.0 * known.get(index, False) - 1.0 for index in range(count)])
+        config, count = self.config, len(rollout.responses)
+        scored = self.rewards.score(rollout_answers(rollout, tasks, self.tokenizer), together=True)
+        rollout.valid, rollout.parts = scored.valid, scored.parts
+        rollout.scores = config.learner.full_reward(
+            scored.rewards, rollout.finished, rollout.lengths, config.max_new_tokens
+        )
+        figures = {f"reward/{name}": part.nanmean().item() for name, part in scored.parts.items()}
+        tested = next((part.label for part in self.rewards.parts if part.kind == "execution"), None)
+        if tested is not None:  # 1 is a pass, whatever the grading
+            verdicts = scored.parts[tested]
+            known = (verdicts[~verdicts.isnan()] == 1.0).tolist()
         else:
-            raw = torch.tensor(shared(count, lambda rows: self._rewards(rollout, rows)))
-        rollout.parts = {config.reward: raw}
-        rollout.scores = config.learner.full_reward(raw, rollout.finished, rollout.lengths, config.max_new_tokens)
-        figures = {f"reward/{config.reward}": raw[rollout.valid].mean().item()}
+            rows = self._gold_rows(count)
+            passed = shared(len(rows), lambda mine: self._run_tests(rollout, tasks, [rows[at] for at in mine]))
+            known = [verdict for verdict in passed if verdict is not None]
         if known:
-            figures["gold/mean"] = sum(known.values()) / len(known)
-            figures["gold/n"] = len(known)
+            figures |= {"gold/mean": sum(known) / len(known), "gold/n": len(known)}
         return figures
-
-    def _rewards(self, rollout: Rollout, rows: list[int]) -> list[float]:
-        responses, owners = [rollout.responses[row] for row in rows], [rollout.prompt_of[row] for row in rows]
-        return self.reward.rewards(rollout.prompts, responses, owners).tolist() if rows else []
 
     def _gold_rows(self, count: int) -> list[int]:
         wanted = min(self.config.gold_responses, count)
@@ -322,9 +325,9 @@ class _Session:
         measured = measure_utility(
             policy,
             self.reference,
-            self.reward,
+            self.rewards,
+            self.held,
             [encode_prompt(self.tokenizer, task.prompt) for task in self.held],
-            [task.id for task in self.held],
             self.sft_heldout,
             alpha=learner.alpha,
             beta=learner.beta,

@@ -1,11 +1,14 @@
 """What a recipe's `[rl]` section holds."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trivium.base.config import MOST
 from trivium.optim import OptimConfig
+from trivium.rewards import AnyReward
+from trivium.rewards.learned import ModelPart
 from trivium.rl.cispo import CISPOConfig
 from trivium.rl.dapo import DAPOConfig
 from trivium.rl.dpo import DPOConfig
@@ -26,8 +29,12 @@ class RLConfig(LoopConfig):
     algorithm: Literal["ppo", "rloo", "grpo", "dr_grpo", "dapo", "reinforce", "gspo", "cispo", "dpo", "ipo"] = "ppo"
     """The algorithm; its switches are in the section of its name. Only `ppo` has a critic; `dpo` and `ipo` learn from
     the comparisons themselves, without rollouts or R."""
-    reward: Literal["model", "execution"] = "model"
-    """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
+    rewards: tuple[AnyReward, ...] = (ModelPart(),)
+    """What is maximised, a list of tables with `kind` and `weight`: `model` is R, `execution` the tests, `length`,
+    `format`, `function` your own Python, `judge` a chat model. Each is normalised by frozen statistics, then weighed.
+    Where a kind's options stay as they are its name alone is enough. Without `execution` the tests only measure."""
+    normalise_samples: int = Field(default=512, ge=2, le=MOST)
+    """Responses of M1 on which the statistics of rewards other than R are measured and frozen."""
     rounds: int = Field(default=2, ge=1, le=1000)
     """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
     steps: int = Field(default=10, ge=1)
@@ -90,6 +97,28 @@ class RLConfig(LoopConfig):
     def switches(self) -> Any:
         """The section of the algorithm in use."""
         return self.dpo if self.offline else getattr(self, self.algorithm)
+
+    @property
+    def reward_inputs(self) -> dict[str, Path | str]:
+        """Files that the rewards depend on, by name."""
+        return {name: path for part in self.rewards for name, path in part.inputs.items()}
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _name_is_enough(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [{"kind": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_differ(cls, value: tuple[AnyReward, ...]) -> tuple[AnyReward, ...]:
+        if not value:
+            raise ValueError("rewards is empty: name at least one")
+        labels = [part.label for part in value]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"two rewards are called {twice!r}. Give one of them another name")
+        return value
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> "RLConfig":
