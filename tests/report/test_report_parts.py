@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trivium.base.text import visible
+from trivium.evaluation.gauge import Fit, _part, find_alarm, fit_gain
 from trivium.report.charts import _joined, rl_charts, utility_chart
-from trivium.report.gauge import Fit, _part, find_alarm, fit_gain
 from trivium.report.plots import MAX_POINTS, Panel, Series, _moving_average, _split, _thin, draw_curves
 from trivium.report.source import STAGES, RunData
 from trivium.report.tables import reward_model_table, rounds_table, story, warnings

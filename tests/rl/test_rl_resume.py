@@ -148,6 +148,45 @@ def test_composite_rewards_are_frozen_logged_and_measured(tmp_path: Path, parent
         read_statistics(again, run)
 
 
+def write_tasks(path: Path, tests: Callable[[int], str], count: int = 16) -> TaskConfig:
+    """Tasks in a file, whose n-th to be drawn has the test `tests(n)`."""
+    lines = [
+        {"id": f"t{n}", "prompt": 'def f():\n    """Do."""\n', "entry_point": "f", "tests": ["assert True"]}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    order = [task.id for task in TaskConfig(path=str(path)).load(3, "rl", "train")]
+    for line in lines:
+        line["tests"] = [tests(order.index(line["id"]))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return TaskConfig(path=str(path))
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
+def test_over_optimisation_raises_the_alarm_and_may_end_the_round(tmp_path: Path, parents: Path, on_alarm: str) -> None:
+    """The reward rises with each step while the tests of later steps cannot be passed."""
+    (tmp_path / "rising.py").write_text(
+        "calls = []\ndef rising(completions, **_):\n    calls.append(1)\n    return [len(calls)] * len(completions)\n"
+    )
+    rewards = (FunctionPart(path=f"{tmp_path / 'rising.py'}:rising", mean=0.0, std=1.0),)
+    learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})
+    tasks = write_tasks(tmp_path / "tasks.jsonl", lambda place: "assert True" if place < 8 else "assert False")
+    changes = {"rewards": rewards, "tasks": tasks, "steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4}
+    changes |= {"gold_responses": 8, "eval_every": 2, "learner": learner, "on_alarm": on_alarm, "keep": "highest_gold"}
+    result = run_stage(tmp_path / "run", parents, **changes)
+    rows = logged(tmp_path / "run")
+    looked = {row["step"]: row["gauge/alarm"] for row in rows if "gauge/alarm" in row}
+    first = min(step for step, raised in looked.items() if raised)
+    assert 5 <= first == result["alarm_step"] and looked[4] == 0.0
+    assert len(rows) == (first if on_alarm == "stop" else 8)
+    manifest = read_manifest(RunDir(tmp_path / "run").stage("rl"))
+    assert manifest is not None
+    (told,) = [text for text in manifest.warnings if "over-optimisation" in text]
+    assert ("the round ends here" in told) == (on_alarm == "stop")
+    held = {row["step"]: row["heldout/gold"] for row in rows if "heldout/gold" in row}
+    assert result["highest_gold"] == max(held.values()) and held[result["highest_gold_step"]] == max(held.values())
+
+
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_every_algorithm_runs_as_a_stage(tmp_path: Path, parents: Path, algorithm: str) -> None:
     learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})  # no response ends here: all would earn -1

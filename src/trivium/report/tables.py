@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from trivium.evaluation.gauge import find_alarm, parts_of_round
 from trivium.report.charts import MODELS, last_utility
-from trivium.report.gauge import find_alarm, parts_of_round
 from trivium.report.source import RunData
 from trivium.report.values import (
     DASH,

@@ -11,10 +11,11 @@ from torch import Tensor
 from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import say
-from trivium.base.ranks import is_main, shared
+from trivium.base.ranks import is_main
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.distributed import gathered, shard
+from trivium.evaluation.gauge import find_alarm
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Scorer
 from trivium.objectives.preference import dpo_beta
@@ -32,18 +33,22 @@ from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.artifacts import save_artifact
 from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.gold import Gold
 from trivium.stages.judging import encode_prompt
 from trivium.stages.reward import collected, judged, tokenise
 from trivium.stages.rl_config import RLConfig
 from trivium.stages.scoring import freeze_statistics, open_rewards, rollout_answers
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
-from trivium.tasks.check import check_completions
-from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
 from trivium.training import Loop
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
 from trivium.training.faults import Level
+
+GAUGE = ("reward/mean", "gold/mean", "gold/n")
+"""What the gauge of over-optimisation reads."""
+MUTANTS_PAID = 0.1
+"""Share of mutants that pass the rewarded tests from which it is worth a warning."""
 
 
 def run(
@@ -104,12 +109,14 @@ class _Session:
         self.reward = RewardModel.load(reward)
         context.place(self.reward.scorer)
         self.rewards = open_rewards(config, self.reward, sandbox, context.seed)
+        self.gold = Gold(config.rewards, config.gold_responses, self.tokenizer, sandbox)
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
         shard(self.policy)
         self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
         freeze_statistics(self.rewards, context.run, self.reference, self.tokenizer, self.tasks, config, context.seed)
+        self.mutants = self._try_mutants() if config.tests_rewarded and is_main() else {}
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
             context.seed, "rl-eval", "heldout"
         )
@@ -119,7 +126,20 @@ class _Session:
             ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None
         )
         self.state: dict[str, Any] = {}
+        self.gauge: list[dict[str, Any]] = []
+        """Reward and gold of the round's steps."""
         self.best: dict[str, Tensor] = {}
+
+    def _try_mutants(self) -> dict[str, Any]:
+        """How much of what is wrong the rewarded tests let pass."""
+        found = self.gold.of_mutants(self.tasks, self.context.seed)
+        if found and found["paid"] > MUTANTS_PAID * found["n"]:
+            note(
+                self.stage,
+                f"the rewarded tests let {found['paid']} of {found['n']} mutants of the solutions pass "
+                f"({found['passed']} pass all tests): a policy may learn to exploit them",
+            )
+        return found
 
     @property
     def _updates(self) -> int:
@@ -192,7 +212,7 @@ class _Session:
             load_weights(learner.critic, unpack(checkpoint.tensors, "critic"))
             learner.critic_optimizer.load_state_tensors(unpack(checkpoint.tensors, "critic_optimizer"))
         self.best = unpack(checkpoint.tensors, "best")
-        self.state = checkpoint.state["session"]
+        self.state, self.gauge = checkpoint.state["session"], checkpoint.state["gauge"]
         learner.controller.load_state_dict(checkpoint.state["controller"])
         learner.updates = checkpoint.state["updates"]
         learner.levels = {name: Level(value) for name, value in checkpoint.state["levels"].items()}
@@ -207,7 +227,12 @@ class _Session:
             tensors |= pack(
                 critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
-        state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
+        state = {
+            "session": self.state,
+            "gauge": self.gauge,
+            "controller": learner.controller.state_dict(),
+            "updates": learner.updates,
+        }
         return tensors, state | {"levels": {name: level.value for name, level in learner.levels.items()}}
 
     def fit(self) -> dict[str, Any]:
@@ -217,9 +242,10 @@ class _Session:
         if fingerprint_path(self.base) != self.reference_print:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
         self.policy = gathered(self.policy)
-        if config.keep == "lowest_u" and self.best:
+        if self.best:
             self.policy.load_state_dict(self.best)
-        return {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
+        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
+        return result | ({"mutants": self.mutants} if self.mutants else {})
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One rollout, its updates and its row of metrics; whether the policy has gone far enough."""
@@ -229,14 +255,32 @@ class _Session:
         )
         values["round"] = self.round
         kl = values.get("kl/sequence", 0.0)
-        ended = config.max_kl is not None and kl > config.max_kl
+        ended = far = config.max_kl is not None and kl > config.max_kl
+        self.gauge.append({"step": self.loop.offset + done} | {key: values[key] for key in GAUGE if key in values})
         if done % config.eval_every == 0 or done == config.steps or ended:
             values |= self._measure(number)
+            ended |= self._over_optimised(values)
         self.metrics.log(self.loop.offset + done, **values)
-        if ended:
+        if far:
             note(self.stage, f"ended at step {done}: KL {kl:.2f} exceeds rl.max_kl")
         shown = {"reward": "reward/mean", "kl": "kl/sequence", "gold": "gold/mean"}
         return {name: values[key] for name, key in shown.items() if key in values}, ended
+
+    def _over_optimised(self, values: dict[str, float]) -> bool:
+        """Whether the gauge raises its alarm and the round ends for it; told once a round."""
+        alarm = find_alarm(self.gauge)
+        values["gauge/alarm"] = float(alarm is not None)
+        if alarm is None or "alarm_step" in self.state:
+            return alarm is not None and self.config.on_alarm == "stop"
+        self.state["alarm_step"] = alarm.after.last_step
+        ends = self.config.on_alarm == "stop"
+        note(
+            self.stage,
+            f"over-optimisation: by step {alarm.after.last_step} the pass rate fell by {100 * alarm.fall:.1f} points "
+            f"(standard error {100 * alarm.error:.1f}) while the reward rose"
+            + ("; the round ends here" if ends else ""),
+        )
+        return ends
 
     def _responses(self) -> int:
         return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
@@ -287,34 +331,15 @@ class _Session:
         return values
 
     def _score(self, rollout: Rollout, tasks: list[Task]) -> dict[str, float]:
-        config, count = self.config, len(rollout.responses)
+        config = self.config
         scored = self.rewards.score(rollout_answers(rollout, tasks, self.tokenizer), together=True)
         rollout.valid, rollout.parts = scored.valid, scored.parts
         rollout.scores = config.learner.full_reward(
             scored.rewards, rollout.finished, rollout.lengths, config.max_new_tokens
         )
         figures = {f"reward/{name}": part.nanmean().item() for name, part in scored.parts.items()}
-        tested = next((part.label for part in self.rewards.parts if part.kind == "execution"), None)
-        if tested is not None:  # 1 is a pass, whatever the grading
-            verdicts = scored.parts[tested]
-            known = (verdicts[~verdicts.isnan()] == 1.0).tolist()
-        else:
-            rows = self._gold_rows(count)
-            passed = shared(len(rows), lambda mine: self._run_tests(rollout, tasks, [rows[at] for at in mine]))
-            known = [verdict for verdict in passed if verdict is not None]
-        if known:
-            figures |= {"gold/mean": sum(known) / len(known), "gold/n": len(known)}
+        figures |= self.gold.of_rollout(rollout, tasks)
         return figures
-
-    def _gold_rows(self, count: int) -> list[int]:
-        wanted = min(self.config.gold_responses, count)
-        return [index * count // wanted for index in range(wanted)] if wanted else []
-
-    def _run_tests(self, rollout: Rollout, tasks: list[Task], rows: list[int]) -> list[bool | None]:
-        owners = [tasks[rollout.prompt_of[row]] for row in rows]
-        texts = self.tokenizer.decode_batch([rollout.responses[row] for row in rows])
-        programs = [extract_completion(task.prompt, text) for task, text in zip(owners, texts, strict=True)]
-        return [outcome.passed for outcome in check_completions(owners, programs, self.sandbox)]
 
     def _measure(self, step: int) -> dict[str, float]:
         """U and its parts on held-out prompts; the lowest is kept."""
@@ -337,9 +362,10 @@ class _Session:
             temperature=self.config.temperature,
             full_reward=learner.full_reward,
         )
-        total = measured.row["utility/total"]
-        if total < self.state.get("lowest_u", math.inf):
-            self.state |= {"lowest_u": total, "lowest_u_step": step + 1}
-            if self.config.keep == "lowest_u":
-                self.best = {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
-        return measured.row
+        row = measured.row | self.gold.of_samples(self.held, measured.samples)
+        for name, key, sign in (("lowest_u", "utility/total", -1.0), ("highest_gold", "heldout/gold", 1.0)):
+            if key in row and sign * row[key] > sign * self.state.get(name, -sign * math.inf):
+                self.state |= {name: row[key], f"{name}_step": step + 1}
+                if self.config.keep == name:
+                    self.best = {each: tensor.detach().clone() for each, tensor in policy.state_dict().items()}
+        return row

@@ -81,8 +81,12 @@ class RLConfig(LoopConfig):
     """Steps between measurements of U on held-out prompts."""
     eval_tasks: int = Field(default=64, ge=2)
     """Held-out prompts of them, one response each."""
-    keep: Literal["last", "lowest_u"] = "last"
-    """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
+    keep: Literal["last", "lowest_u", "highest_gold"] = "last"
+    """Which weights are handed on: the last, or at a measurement on held-out prompts those of lowest U or of highest
+    pass rate."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """When the pass rate has fallen by two standard errors while the reward rose: warn, or end the round too. Looked at
+    with each measurement."""
     max_kl: float | None = Field(default=None, gt=0)
     """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
     checkpoint_every: int = Field(default=8, ge=1)
@@ -92,6 +96,11 @@ class RLConfig(LoopConfig):
     def offline(self) -> bool:
         """Whether the policy learns from stored comparisons alone."""
         return self.algorithm in ("dpo", "ipo")
+
+    @property
+    def tests_rewarded(self) -> bool:
+        """Whether the tests' verdicts are part of what is maximised."""
+        return any(part.kind == "execution" for part in self.rewards)
 
     @property
     def switches(self) -> Any:

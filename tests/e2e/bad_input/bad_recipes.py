@@ -329,6 +329,18 @@ CASES = [
         setting('[[rl.rewards]]\nkind = "judge"\n'),
     ),
     case(
+        "all tests hidden",
+        "bad.toml:3: rl.rewards.0.hidden: expected a value less than 1, got 1.0.",
+        RUN,
+        setting('[[rl.rewards]]\nkind = "execution"\nhidden = 1.0\n'),
+    ),
+    case(
+        "unknown weights to keep",
+        "bad.toml:2: rl.keep: expected 'last', 'lowest_u' or 'highest_gold', got 'best'.",
+        RUN,
+        setting('[rl]\nkeep = "best"\n'),
+    ),
+    case(
         "an unknown judge",
         "bad.toml:2: collect.judge.type: expected 'execution', 'simulated' or 'http', got 'human'.",
         RUN,
