@@ -11,11 +11,11 @@ import pytest
 
 from trivium.base.errors import ConfigError, DataError
 from trivium.cli import main
-from trivium.preferences.export import ExportReport, Selection, export_preferences, pseudonyms
+from trivium.preferences.export import ExportReport, Selection, export_preferences
 from trivium.preferences.formats import import_preferences
 from trivium.preferences.judgement import CHECK_SOURCE, Judgement, Sample
-from trivium.preferences.people import add_person
-from trivium.preferences.statistics import agreement_shares
+from trivium.preferences.people import add_person, pseudonyms
+from trivium.preferences.statistics import agreement_shares, label_sources
 from trivium.preferences.store import PreferenceStore
 
 A_WINS, B_WINS, TIE = ((0,), (1,)), ((1,), (0,)), ((0, 1),)
@@ -193,3 +193,18 @@ def test_the_command_writes_pseudonyms_unless_names_are_asked_for(
     assert "holds no judgements under guideline 7: [1, 2]. Name one." in capsys.readouterr().err
     assert main([*command, "--annotator", "eve"]) == 2
     assert "holds no judgements of annotator 'eve'" in capsys.readouterr().err
+
+
+def test_labels_are_counted_by_source_and_person_for_the_rounds_that_r_learns_from(filled: PreferenceStore) -> None:
+    later = (Sample(text="a", round=1), Sample(text="b", round=1))
+    filled.add_judgement(
+        Judgement(prompt="z", completions=later, ranking=A_WINS, source="execution", annotator="execution")
+    )
+    filled.add_judgement(said("h", A_WINS, "bob", split="heldout"))
+    first = label_sources(filled, through_round=0)
+    assert list(first) == ["execution", "human"], "judgements that check people train nothing"
+    assert first["human"]["judgements"] == 6 and first["human"]["annotators"] == {"p1": 1, "p2": 3, "p3": 2}
+    splits = [each.judgement.split for each in filled.judgements(source="human")]
+    assert first["human"]["heldout"] == splits.count("heldout") >= 1
+    assert first["execution"]["annotators"] == {"execution": 1}
+    assert label_sources(filled, through_round=1)["execution"]["judgements"] == 2

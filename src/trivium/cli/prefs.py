@@ -166,7 +166,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _check_filters(store: Any, options: argparse.Namespace) -> None:
     """Refuse to filter by what no judgement has."""
-    from trivium.preferences.export import pseudonyms
+    from trivium.preferences.people import pseudonyms
 
     said = [stored.judgement for stored in store.judgements(history=options.form == "log")]
     names = {each.annotator for each in said}

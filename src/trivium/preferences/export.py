@@ -5,7 +5,6 @@ The same content gives the same bytes: records are sorted by what they say, neve
 
 import csv
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +15,7 @@ from trivium.base.errors import ConfigError
 from trivium.base.files import atomic_path
 from trivium.base.jsonl import write_json_records
 from trivium.preferences.judgement import CHECK_SOURCE, Judgement, Prompt, Sample, judged_pairs, prompt_text
-from trivium.preferences.judges import is_machine
+from trivium.preferences.people import pseudonyms, shown_name
 from trivium.preferences.rows import StoredJudgement
 from trivium.preferences.statistics import agreement_shares
 from trivium.preferences.store import PreferenceStore
@@ -113,21 +112,6 @@ def export_preferences(
     return report
 
 
-def pseudonyms(store: PreferenceStore) -> dict[str, str]:
-    """Name to `p1`, `p2`, ...: those who joined the page in that order, then others who judged, by name.
-
-    Machines keep their names, and so do names that look like pseudonyms, whose numbers nobody else gets: what was
-    exported, imported and is exported again says the same.
-    """
-    people = [row["name"] for row in store.db.rows("SELECT name FROM people ORDER BY created, name")]
-    rows = store.db.rows("SELECT DISTINCT annotator, source FROM judgements ORDER BY annotator, source")
-    people += [row["annotator"] for row in rows if row["annotator"] and not is_machine(row["source"])]
-    every = list(dict.fromkeys(people))
-    kept = {name for name in every if re.fullmatch(r"p[1-9]\d*", name)}
-    free = (name for number in range(1, 2 * len(every) + 1) if (name := f"p{number}") not in kept)
-    return {name: name if name in kept else next(free) for name in every}
-
-
 def _select(
     store: PreferenceStore, selection: Selection, report: ExportReport, alias: Mapping[str, str], *, history: bool
 ) -> Iterator[StoredJudgement]:
@@ -136,7 +120,7 @@ def _select(
     rows = store.judgements(selection.split, selection.source, selection.round, history=history)
     for stored in rows:
         said = stored.judgement
-        if selection.annotator not in (None, said.annotator, _shown(said, alias)):
+        if selection.annotator not in (None, said.annotator, shown_name(said, alias)):
             continue
         if selection.guideline is not None and said.details.get("guidelines") != selection.guideline:
             continue
@@ -147,10 +131,6 @@ def _select(
             if share is None or share < selection.min_agreement:
                 continue
         yield stored
-
-
-def _shown(said: Judgement, alias: Mapping[str, str]) -> str:
-    return said.annotator if is_machine(said.source) else alias.get(said.annotator, said.annotator)
 
 
 def _keeps(tie: bool, selection: Selection, report: ExportReport) -> bool:
@@ -177,7 +157,7 @@ def _full_records(
 
     for _, group in groupby(chosen, place):  # the store's order, but for what it orders by its own names
         kept = [each.judgement for each in group if _keeps(_is_tie(each.judgement), selection, report)]
-        yield from sorted((_record(said, _shown(said, shown), plain) for said in kept), key=_line)
+        yield from sorted((_record(said, shown_name(said, shown), plain) for said in kept), key=_line)
 
 
 def _pair_records(
@@ -198,7 +178,7 @@ def _pair_records(
         records = []
         for stored in group:
             share = {} if stored.judgement.agreement is not None else {"agreement": shares.get(stored.key)}
-            name = {"annotator": _shown(stored.judgement, shown)}
+            name = {"annotator": shown_name(stored.judgement, shown)}
             pairs = (pair for pair in judged_pairs(stored.judgement) if _keeps(pair.tie, selection, report))
             records += [pair.model_copy(update=share | name).model_dump(exclude_defaults=True) for pair in pairs]
         yield from sorted(records, key=lambda record: (record.get("id", ""), _line(record)))
@@ -278,7 +258,7 @@ def _write_log(
             said = stored.judgement
             if not _keeps(_is_tie(said), selection, report):
                 continue
-            values = (stored.key, stored.created, _shown(said, shown), said.source, said.id, said.split)
+            values = (stored.key, stored.created, shown_name(said, shown), said.source, said.id, said.split)
             rest = (json.dumps(said.ranking), said.margin, said.comment, said.supersedes, json.dumps(said.details))
             table.writerow([_harmless(value) for value in (*values, *rest)])
 

@@ -15,6 +15,7 @@ from trivium.preferences.agreement import (
     raw_agreement,
 )
 from trivium.preferences.judgement import Judgement, prompt_text
+from trivium.preferences.people import pseudonyms, shown_name
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Preference
 
@@ -153,4 +154,26 @@ def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[
         **({"agreement": agreement_stats(store)} if agreement else {}),
         "passed": {"share": sum(tested) / len(tested) if tested else None, "n": len(tested)},
         "longer_wins": {"share": longer / len(unequal) if unequal else None, "n": len(unequal)},
+    }
+
+
+def label_sources(store: PreferenceStore, through_round: int) -> dict[str, dict[str, Any]]:
+    """Who gave the labels that a reward model of a round learns from, ready for JSON.
+
+    Returns:
+        Per source `judgements`, how many of them are `heldout`, and `annotators`: name, or pseudonym where it is a
+        person, to judgements.
+    """
+    alias = pseudonyms(store)
+    found: dict[str, dict[str, Any]] = {}
+    for round in range(through_round + 1):
+        for stored in store.training_judgements(round=round):
+            said = stored.judgement
+            part = found.setdefault(said.source, {"judgements": 0, "heldout": 0, "annotators": Counter()})
+            part["judgements"] += 1
+            part["heldout"] += said.split == "heldout"
+            part["annotators"][shown_name(said, alias)] += 1
+    return {
+        source: part | {"annotators": dict(sorted(part["annotators"].items()))}
+        for source, part in sorted(found.items())
     }
