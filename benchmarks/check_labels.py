@@ -333,9 +333,7 @@ def check(folder: Path, votes: int, seed: int) -> list[str]:
             f"{held} held out, of which R gets {accuracy} right"
         )
     wrong = problems(folder, votes, pressed, before)
-    log.say(
-        f"{'; '.join(wrong) or 'store, R and report agree'} ({used.ru_utime + used.ru_stime:.0f} s of processor time)"
-    )
+    log.say("; ".join(wrong) or "store, R and report agree")
     return wrong
 
 

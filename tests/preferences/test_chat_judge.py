@@ -15,7 +15,7 @@ from trivium.base.chat_client import ChatError
 from trivium.cli import main
 from trivium.preferences.chat_judge import HttpJudge, judge_comparisons
 from trivium.preferences.comparisons import fill
-from trivium.preferences.judgement import Sample
+from trivium.preferences.judgement import Sample, prompt_text
 from trivium.preferences.store import PreferenceStore
 
 Decide = Callable[[str, str], str | None]
@@ -140,8 +140,7 @@ def test_a_recipe_collects_with_a_chat_model_and_fails_where_it_never_answers(
         judged = [stored.judgement for stored in store.judgements()]
         assert judged and {(each.source, each.annotator) for each in judged} == {("ai:m", "m")}
         for each in judged:
-            lengths = [[len(each.completions[index].text.strip()) for index in tier] for tier in each.ranking]
-            assert lengths == sorted(lengths, reverse=True), "what the server said, in both orders"
+            assert each.ranking == works.rank(prompt_text(each.prompt), each.completions)
         assert store.unjudged("ai:m", 0) == []
     capsys.readouterr()
     assert stage("collect", broken.url, "--force") == 1
