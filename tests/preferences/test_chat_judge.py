@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import check_resume
 import pytest
 
 from trivium.base.chat_client import ChatError
 from trivium.cli import main
 from trivium.preferences.chat_judge import HttpJudge, judge_comparisons
 from trivium.preferences.comparisons import fill
-from trivium.preferences.judgement import Sample
+from trivium.preferences.judgement import Sample, prompt_text
 from trivium.preferences.store import PreferenceStore
 
 Decide = Callable[[str, str], str | None]
@@ -95,3 +96,31 @@ def test_a_dead_server_is_given_up_and_the_command_says_so(
     assert main(["prefs", "judge", "--url", works.url, "--model", "m", *with_server, "--limit", "7"]) == 0
     assert "7 comparisons judged" in capsys.readouterr().out
     assert main(["prefs", "judge", "--url", "nowhere", "--model", "m", *with_server]) == 2
+
+
+@pytest.mark.slow
+def test_a_recipe_collects_with_a_chat_model_and_fails_where_it_never_answers(
+    serve: Callable[[Decide], HttpJudge],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def stage(name: str, url: str, *more: str) -> int:
+        judge = f"--collect.judge.type http --collect.judge.url {url} --collect.judge.model m --collect.judge.tries 1"
+        flags = check_resume.FLAGS.replace("--collect.judge.type simulated", judge).split()
+        return main([name, *flags, "--collect.judge.key_variable", "", "--name", "judged", *more])
+
+    works, broken = serve(longer), serve(lambda a, b: None)
+    for name in ("tokenizer", "data", "pretrain", "sft", "collect"):
+        assert stage(name, works.url) == 0, capsys.readouterr().err
+    with PreferenceStore(tmp_path / "runs/judged/preferences.db", create=False) as store:
+        judged = [stored.judgement for stored in store.judgements()]
+        assert judged and {(each.source, each.annotator) for each in judged} == {("ai:m", "m")}
+        for each in judged:
+            assert each.ranking == works.rank(prompt_text(each.prompt), each.completions)
+        assert store.unjudged("ai:m", 0) == []
+    capsys.readouterr()
+    assert stage("collect", broken.url, "--force") == 1
+    assert f"collect: {broken.url} judged none of 8 prompts. See that it serves m;" in capsys.readouterr().err

@@ -305,6 +305,41 @@ CASES = [
         "prefs export out.jsonl --store runs/mine/preferences.db --source nobody",
     ),
     case(
+        "preferences of an annotator who judged nothing",
+        "runs/mine/preferences.db holds no judgements of annotator 'eve': ['']. Name one.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --annotator eve",
+    ),
+    case(
+        "preferences under guidelines that nobody judged by",
+        "runs/mine/preferences.db holds no judgements under guideline 3: []. Name one.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --guideline 3",
+    ),
+    case(
+        "a version of guidelines that is no number",
+        "argument --guideline: expected a whole number, got 'v3'. `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --guideline v3",
+    ),
+    case(
+        "an agreement above one",
+        "argument --min-agreement: expected a share from 0 to 1, got '80'. `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --min-agreement 80",
+    ),
+    case(
+        "ties neither kept nor dropped",
+        "argument --ties: invalid choice: 'some' (choose from …). `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --ties some",
+    ),
+    case(
+        "pairs as CSV",
+        "out.csv: the log is written as CSV, other forms as JSON lines or Parquet. Name a .jsonl or .parquet file, or another form.",
+        "prefs export out.csv --store runs/mine/preferences.db --form pairs",
+    ),
+    case(
+        "the log as Parquet",
+        "out.parquet: the log is written as CSV, other forms as JSON lines or Parquet. Name a .csv file, or another form.",
+        "prefs export out.parquet --store runs/mine/preferences.db --form log",
+    ),
+    case(
         "preferences exported onto a folder",
         "corpus is a folder. Name a file to write.",
         "prefs export corpus --store runs/mine/preferences.db",
