@@ -10,10 +10,7 @@ from trivium.generation.engine import Sample, generate
 from trivium.model import Decoder, load_model
 from trivium.records import Message
 from trivium.tokenizer import Tokenizer, chat
-from trivium.tokenizer.special import CHAT_TEMPLATE, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
-
-GAP_TOKENS = (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)
-"""In the order in which they stand: each opens what it is named after."""
+from trivium.tokenizer.special import CHAT_TEMPLATE, GAP_TOKENS
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,7 @@ class Completer:
         return chat.render(messages, self.tokenizer, add_generation_prompt=True)[0]
 
     def encode_gap(self, prefix: str, suffix: str) -> list[int]:
-        """What comes before and after a gap, then the token that opens its filling.
-
-        Source: Bavarian et al. 2022 (arXiv:2207.14255), prefix-suffix-middle.
-        """
+        """What comes before and after a gap, then the token that opens its filling; see `GAP_TOKENS`."""
         before, after, middle = (self.tokenizer.token_id(token) for token in GAP_TOKENS)
         encode = self.tokenizer.encode
         return [*self._begin, before, *encode(prefix), after, *encode(suffix), middle]
