@@ -50,7 +50,7 @@ function part(side) {
   const pre = Object.assign(document.createElement("pre"), { tabIndex: 0 });
   pre.dataset.letter = side;
   pre.setAttribute("role", "region");
-  pre.setAttribute("aria-label", `Answer ${side}`);
+  pre.setAttribute("aria-label", `Answer ${side}, being written`);
   box.append(title, pre);
   $("[data-live]").append(box);
   return pre;
