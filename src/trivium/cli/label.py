@@ -15,6 +15,8 @@ from trivium.cli.arguments import Arguments, positive
 
 EXTRA = ("fastapi", "uvicorn", "multipart", "argon2")
 """Libraries of the `label` extra."""
+MODELS = ("M0", "M1", "M2")
+"""Folders of a run with models to play with."""
 
 
 def add_label_action(actions: Any) -> None:
@@ -102,7 +104,8 @@ def label(options: argparse.Namespace) -> int:
 
         webbrowser.open(listening.url)
     try:
-        serve(location, listening, tls, _trials(source.parent / "recipe.toml"))
+        trials = _trials(source.parent / "recipe.toml")
+        serve(location, listening, tls, trials, _playground(source.parent, trials))
     except KeyboardInterrupt:
         pass  # the way to end it
     finally:
@@ -132,6 +135,17 @@ def _trials(recipe: Path) -> Any:
     from trivium.preferences.web.execution import Trials
 
     return Trials(tasks, tomllib.loads(recipe.read_text(encoding="utf-8"))["sandbox"]["minimum"])
+
+
+def _playground(run: Path, trials: Any) -> Any:
+    """The run's models to play with; None where there are none."""
+    folders = {name: run / name for name in MODELS if (run / name / "config.json").is_file()}
+    if not folders:
+        return None
+    from trivium.preferences.web.execution import Runner
+    from trivium.preferences.web.playground import Playground
+
+    return Playground(folders, Runner() if trials is None else trials.runner)
 
 
 def _tasks(recipe: Path) -> Callable[[], Iterator[Any]] | None:

@@ -202,6 +202,16 @@ CASES = [
     ),
     case("generate with an empty prompt", "there is no prompt in an empty text. Give one.", "generate runs/mine/M2 ''"),
     case(
+        "generate into a gap and in a conversation",
+        "--suffix-file fills a gap in a text, --chat and --system ask in a conversation. Give one.",
+        "generate runs/mine/M2 a --suffix-file mine.toml --system b",
+    ),
+    case(
+        "generate before a file that is not there",
+        "none.txt: No such file or directory. Name a text file that holds what comes after the gap.",
+        "generate runs/mine/M2 a --suffix-file none.txt",
+    ),
+    case(
         "generate with a prompt beyond the context",
         "prompt 0 has 902 tokens; this model takes 1 to 255. Shorten the prompt.",
         f"generate runs/mine/M2 '{'x y ' * 300}'",

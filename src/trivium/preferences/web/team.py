@@ -262,7 +262,8 @@ def _settings(form: FormData, old: LabelSettings) -> LabelSettings:
         name: text_of(form, name, 20) for name in (*fields, "order", "language") if form.get(name)
     }
     names = tuple(name.strip() for name in text_of(form, "model_names", 2000).split(",") if name.strip())
-    values |= {"criteria": criteria, "much_better": bool(form.get("much_better")), "model_names": names}
+    ticked = {name: bool(form.get(name)) for name in ("much_better", "play")}
+    values |= {"criteria": criteria, "model_names": names, **ticked}
     return LabelSettings.model_validate(old.model_dump() | values)
 
 
