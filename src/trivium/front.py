@@ -32,8 +32,8 @@ from trivium.rl import ALGORITHMS
 from trivium.rl.learner import Learner, LearnerConfig
 from trivium.rl.ppo import PPOConfig
 from trivium.rl.rollout import Rollout
+from trivium.stages.comparisons import tokenise
 from trivium.stages.judging import encode_prompt
-from trivium.stages.reward import tokenise
 from trivium.tasks.ladder import generate_tasks
 from trivium.tokenizer import Tokenizer
 

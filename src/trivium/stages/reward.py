@@ -1,181 +1,29 @@
 """Train the reward model on the collected comparisons; the artifact is R."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from trivium.base.config import MOST
-from trivium.base.errors import DataError, StageFailed
+from trivium.base.errors import StageFailed
 from trivium.base.ranks import is_main
-from trivium.base.seeding import derive_seed, python_rng
+from trivium.base.seeding import derive_seed
 from trivium.distributed import gathered, shard
-from trivium.evaluation.intervals import share_interval
-from trivium.evaluation.probes import probe_reward_model
+from trivium.evaluation.reward_figures import comparison_figures, probe_figures
 from trivium.model import Scorer
-from trivium.objectives.preference import brier_score, calibration_error, correlation
-from trivium.optim import OptimConfig, Optimizer
-from trivium.preferences.judgement import Sample
-from trivium.preferences.pairs import RankedPrompt, ranked_from_store
+from trivium.optim import Optimizer
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
-from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardSchedule, RewardStep
+from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep
 from trivium.runs import MetricsLog, StageDir
-from trivium.stages.judging import answer_tasks, encode_answer, encode_prompt
+from trivium.stages.comparisons import source_weight, tokenise, training_groups
+from trivium.stages.judging import answer_tasks, encode_prompt
+from trivium.stages.reward_config import RewardConfig
 from trivium.stages.stage import Context, note, perform
-from trivium.stages.tasks import TaskConfig
 from trivium.tokenizer import Tokenizer
-from trivium.training import Checkpointer, TrainConfig, Trainer
+from trivium.training import Checkpointer, Trainer
 
-
-class RewardConfig(TrainConfig):
-    """How R is trained."""
-
-    epochs: float = Field(default=3.0, gt=0, le=MOST)
-    """Passes over the comparisons of the first round."""
-    later_epochs: float = Field(default=1.0, gt=0, le=MOST)
-    """Passes in each later round, which goes on from the R before, over old and new comparisons."""
-    replay: int = Field(default=450, ge=0)
-    """Prompts of earlier rounds, drawn by the seed, that a later round goes over again."""
-    prompts_per_step: int = Field(default=32, ge=1, le=MOST)
-    """Prompts of one optimiser step; each with all its completions."""
-    max_completions: int = Field(default=4, ge=2)
-    """Completions a prompt in training, passing and failing in balance."""
-    seq_len: int = Field(default=256, ge=8)
-    """Longest prompt with one completion, in tokens; a longer prompt loses its beginning."""
-    source_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """How much a comparison counts in the ranking term by who judged, as `{human = 2.0}`; sources not named count 1."""
-    loss: RewardLossConfig = RewardLossConfig()
-    """The objective."""
-    optim: OptimConfig = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.01, warmup_steps=10, decay_fraction=0.7)
-    """The optimiser."""
-    eval_every: int = Field(default=50, ge=1)
-    """Steps between evaluations on held-out prompts."""
-    normalise_samples: int = Field(default=1024, ge=2, le=MOST)
-    """Samples of M1 whose scores' mean and deviation are frozen in R."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Cap on those samples, in tokens."""
-    tasks: TaskConfig = TaskConfig(count=256)
-    """Prompts of those samples."""
-    probe_floor: float = Field(default=0.6, ge=0, le=1)
-    """Share of good answers that must score above a damaged copy of themselves, in each probe."""
-    gate_on_probes: bool = False
-    """Fail where a probe lies below that; otherwise it is a warning."""
-    allow_chance: bool = False
-    """Hand on an R whose held-out accuracy is not above chance; otherwise the stage fails."""
-
-    adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"allow_chance", "probe_floor", "gate_on_probes"}
-
-
-MOST_PROBED = 500
-"""Answers of a probe."""
-
-
-def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int) -> tuple[list[RankedTokens], int]:
-    """Groups as ids: sampled ids as drawn, imported text encoded and ended; and how many prompts were cut.
-
-    Too long a prompt loses its beginning, never a compared answer; a group with an answer that leaves no room
-    for any prompt is dropped (and counted as cut).
-    """
-    result, cut = [], 0
-    for group in groups:
-        completions = [_ids(sample, tokenizer) for sample in group.completions]
-        if (largest := max(map(max, completions))) >= tokenizer.vocab_size:
-            raise DataError(
-                f"an answer to {group.prompt[:40]!r} has the token id {largest}, but M1 knows {tokenizer.vocab_size}. "
-                "Leave the ids out: the text is enough."
-            )
-        prompt = encode_prompt(tokenizer, group.prompt)
-        room = seq_len - max(map(len, completions))
-        if room < len(prompt):
-            cut += 1
-            if room < 2:
-                continue
-            prompt = prompt[:1] + prompt[len(prompt) - room + 1 :]
-        outcomes = [math.nan if label is None else float(label) for label in group.labels]
-        result.append(
-            RankedTokens(prompt, completions, list(group.tiers), outcomes, f"prompt {group.id}", group.source)
-        )
-    return result, cut
-
-
-def _ids(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    return encode_answer(tokenizer, sample.text, sample.ids)
-
-
-def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
-    """Raw scores of every group's completions."""
-    prompts = [group.prompt for group in groups]
-    owners = [index for index, group in enumerate(groups) for _ in group.completions]
-    scores = model.raw_scores(prompts, [ids for group in groups for ids in group.completions], owners)
-    return list(scores.split([len(group.completions) for group in groups]))
-
-
-def heldout_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
-    """Accuracy with an interval clustered by prompt, NLL, calibration and length bias over all held-out pairs."""
-    better, worse, shorter, clusters, scores, lengths = [], [], [], [], [], []
-    for index, (group, values) in enumerate(zip(groups, group_scores(model, groups), strict=True)):
-        scores += values.tolist()
-        lengths += [len(ids) for ids in group.completions]
-        for i, tier in enumerate(group.tiers):
-            for j, other in enumerate(group.tiers):
-                if 0 <= tier < other:
-                    better.append(values[i].item())
-                    worse.append(values[j].item())
-                    shorter.append(len(group.completions[i]) - len(group.completions[j]))
-                    clusters.append(index)
-    high, low = torch.tensor(better), torch.tensor(worse)
-    right = ((high > low).float() + 0.5 * (high == low).float()).tolist()
-    interval = share_interval(right, clusters)
-    flip = torch.rand(len(high), generator=torch.Generator().manual_seed(derive_seed(seed, "pair order"))) < 0.5
-    gap = torch.where(flip, low - high, high - low)
-    probability, outcome = torch.sigmoid(gap), (~flip).float()
-    unequal = [value > 0 for value in shorter if value]
-    sources = [groups[index].source for index in clusters]
-    return {
-        "accuracy": interval.value,
-        "accuracy_ci": interval.bounds,
-        "nll": torch.nn.functional.softplus(low - high).mean().item(),
-        "ece": calibration_error(probability, outcome).item(),
-        "brier": brier_score(probability, outcome).item(),
-        "calibration": _calibration(probability, outcome),
-        "length": {
-            "longer_wins_accuracy": sum(unequal) / len(unequal) if unequal else None,
-            "corr": correlation(torch.tensor(scores), torch.tensor(lengths).float()).item(),
-        },
-        "pairs_heldout": len(high),
-        "sources": {name: _source_figures(name, sources, right, clusters) for name in sorted(set(sources))},
-    }
-
-
-def _source_figures(name: str, sources: list[str], right: list[float], clusters: list[int]) -> dict[str, Any]:
-    rows = [index for index, source in enumerate(sources) if source == name]
-    interval = share_interval([right[index] for index in rows], [clusters[index] for index in rows])
-    return {"accuracy": interval.value, "accuracy_ci": interval.bounds, "pairs": len(rows)}
-
-
-def probe_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, dict[str, Any]]:
-    """Probes on the best answer of each held-out prompt that is not known to fail; at most `MOST_PROBED`."""
-    good = [
-        (group.prompt, ids)
-        for group in groups
-        for ids, tier, outcome in zip(group.completions, group.tiers, group.outcomes, strict=True)
-        if tier == 0 and outcome != 0
-    ][:MOST_PROBED]
-    return probe_reward_model(model, [p for p, _ in good], [ids for _, ids in good], seed) if good else {}
-
-
-def _calibration(probability: torch.Tensor, outcome: torch.Tensor, bins: int = 15) -> list[dict[str, float]]:
-    order = probability.argsort()
-    return [
-        {"predicted": probability[part].mean().item(), "observed": outcome[part].mean().item(), "n": len(part)}
-        for part in order.tensor_split(min(bins, len(order)))
-        if len(part)
-    ]
+__all__ = ["RewardConfig", "collected", "judged", "run", "tokenise"]
 
 
 def run(context: Context, config: RewardConfig, *, round: int, previous: Path | None, artifact: Path) -> dict[str, Any]:
@@ -185,7 +33,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         tokenizer = Tokenizer.load(base)
-        train, held = _groups(context, config, stage, tokenizer, round)
+        train, held = training_groups(context, config, stage, tokenizer, round)
         generator = torch.Generator().manual_seed(derive_seed(context.seed, "reward head"))
         scorer = (
             context.load_scorer(previous)
@@ -196,7 +44,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
         _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)
         if not is_main():
             return {}, []
-        figures = heldout_figures(model, held, context.seed) if held else {}
+        figures = comparison_figures(model, held, context.seed) if held else {}
         pairs = sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train)
         probes = probe_figures(model, held, context.seed)
         model.figures = figures | {
@@ -204,7 +52,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
             "pairs_train": pairs,
             "prompts_train": len(train),
             "prompts_heldout": len(held),
-            "source_weights": {name: _weight(config, name) for name in sorted({group.source for group in train})},
+            "source_weights": {name: source_weight(config, name) for name in sorted({group.source for group in train})},
         }
         _gate(config, stage, figures)
         _gate_probes(config, stage, probes)
@@ -236,44 +84,6 @@ def judged(context: Context, round: int) -> str:
         return store.fingerprint(through_round=round)
 
 
-def _groups(
-    context: Context, config: RewardConfig, stage: StageDir, tokenizer: Tokenizer, round: int
-) -> tuple[list[RankedTokens], list[RankedTokens]]:
-    with PreferenceStore(context.run.preferences_path, create=False) as store:
-        train = _ranked(context, config, store, round)
-        for earlier in range(round):
-            old = _ranked(context, config, store, earlier)
-            order = python_rng(context.seed, "replay", round, earlier).sample(range(len(old)), len(old))
-            train += [old[index] for index in order[: config.replay]]
-        held = [group for each in range(round + 1) for group in ranked_from_store(store, "heldout", round=each)]
-    train_ids, cut = tokenise(train, tokenizer, config.seq_len)
-    held_ids, _ = tokenise(held, tokenizer, config.seq_len)
-    train_ids = [replace(group, weight=_weight(config, group.source)) for group in train_ids]
-    if absent := sorted(set(config.source_weights) - {group.source for group in train_ids}):
-        note(stage, f"reward.source_weights names {', '.join(absent)}, of which there is no comparison to train on")
-    if cut:
-        note(stage, f"{cut} of {len(train)} training prompts were longer than reward.seq_len and lost their beginning")
-    if not train:
-        raise DataError(
-            "there is no comparison to train on: no prompt has both a better and a worse answer. Collect more, or "
-            "import pairs."
-        )
-    if not train_ids:
-        raise DataError(
-            f"each of the {len(train)} prompts to train on has an answer that fills reward.seq_len = {config.seq_len}. "
-            "Raise it."
-        )
-    return train_ids, held_ids
-
-
-def _weight(config: RewardConfig, source: str) -> float:
-    return float(config.source_weights.get(source, 1.0))
-
-
-def _ranked(context: Context, config: RewardConfig, store: PreferenceStore, round: int) -> list[RankedPrompt]:
-    return ranked_from_store(store, "train", round=round, max_completions=config.max_completions, seed=context.seed)
-
-
 def _fit(
     context: Context,
     config: RewardConfig,
@@ -289,7 +99,7 @@ def _fit(
         plain = RewardModel(gathered(model.scorer), model.tokenizer)
         if not held or not is_main():
             return {}
-        figures = heldout_figures(plain, held, context.seed)
+        figures = comparison_figures(plain, held, context.seed)
         return {"heldout/accuracy": figures["accuracy"], "heldout/nll": figures["nll"], "heldout/ece": figures["ece"]}
 
     with MetricsLog(stage.metrics_path) as metrics:

@@ -1,0 +1,87 @@
+"""How well a reward model agrees with judgements: accuracy, calibration, and what else could explain it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trivium.base.seeding import derive_seed
+from trivium.evaluation.intervals import share_interval
+from trivium.evaluation.probes import probe_reward_model
+from trivium.objectives.preference import brier_score, calibration_error, correlation
+from trivium.rewards import RewardModel
+from trivium.rewards.learning import RankedTokens
+
+MOST_PROBED = 500
+"""Answers of a probe."""
+
+
+def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
+    """Raw scores of every group's completions."""
+    prompts = [group.prompt for group in groups]
+    owners = [index for index, group in enumerate(groups) for _ in group.completions]
+    scores = model.raw_scores(prompts, [ids for group in groups for ids in group.completions], owners)
+    return list(scores.split([len(group.completions) for group in groups]))
+
+
+def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
+    """Accuracy with an interval clustered by prompt, NLL, calibration and length bias over all held-out pairs."""
+    better, worse, shorter, clusters, scores, lengths = [], [], [], [], [], []
+    for index, (group, values) in enumerate(zip(groups, group_scores(model, groups), strict=True)):
+        scores += values.tolist()
+        lengths += [len(ids) for ids in group.completions]
+        for i, tier in enumerate(group.tiers):
+            for j, other in enumerate(group.tiers):
+                if 0 <= tier < other:
+                    better.append(values[i].item())
+                    worse.append(values[j].item())
+                    shorter.append(len(group.completions[i]) - len(group.completions[j]))
+                    clusters.append(index)
+    high, low = torch.tensor(better), torch.tensor(worse)
+    right = ((high > low).float() + 0.5 * (high == low).float()).tolist()
+    interval = share_interval(right, clusters)
+    flip = torch.rand(len(high), generator=torch.Generator().manual_seed(derive_seed(seed, "pair order"))) < 0.5
+    gap = torch.where(flip, low - high, high - low)
+    probability, outcome = torch.sigmoid(gap), (~flip).float()
+    unequal = [value > 0 for value in shorter if value]
+    sources = [groups[index].source for index in clusters]
+    return {
+        "accuracy": interval.value,
+        "accuracy_ci": interval.bounds,
+        "nll": torch.nn.functional.softplus(low - high).mean().item(),
+        "ece": calibration_error(probability, outcome).item(),
+        "brier": brier_score(probability, outcome).item(),
+        "calibration": _calibration(probability, outcome),
+        "length": {
+            "longer_wins_accuracy": sum(unequal) / len(unequal) if unequal else None,
+            "corr": correlation(torch.tensor(scores), torch.tensor(lengths).float()).item(),
+        },
+        "pairs_heldout": len(high),
+        "sources": {name: _source_figures(name, sources, right, clusters) for name in sorted(set(sources))},
+    }
+
+
+def _source_figures(name: str, sources: list[str], right: list[float], clusters: list[int]) -> dict[str, Any]:
+    rows = [index for index, source in enumerate(sources) if source == name]
+    interval = share_interval([right[index] for index in rows], [clusters[index] for index in rows])
+    return {"accuracy": interval.value, "accuracy_ci": interval.bounds, "pairs": len(rows)}
+
+
+def probe_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, dict[str, Any]]:
+    """Probes on the best answer of each held-out prompt that is not known to fail; at most `MOST_PROBED`."""
+    good = [
+        (group.prompt, ids)
+        for group in groups
+        for ids, tier, outcome in zip(group.completions, group.tiers, group.outcomes, strict=True)
+        if tier == 0 and outcome != 0
+    ][:MOST_PROBED]
+    return probe_reward_model(model, [p for p, _ in good], [ids for _, ids in good], seed) if good else {}
+
+
+def _calibration(probability: torch.Tensor, outcome: torch.Tensor, bins: int = 15) -> list[dict[str, float]]:
+    order = probability.argsort()
+    return [
+        {"predicted": probability[part].mean().item(), "observed": outcome[part].mean().item(), "n": len(part)}
+        for part in order.tensor_split(min(bins, len(order)))
+        if len(part)
+    ]
