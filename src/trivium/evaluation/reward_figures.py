@@ -11,6 +11,7 @@ from trivium.evaluation.probes import probe_reward_model
 from trivium.objectives.preference import brier_score, calibration_error, correlation
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RankedTokens
+from trivium.rewards.ties import tie_probability
 
 MOST_PROBED = 500
 """Answers of a probe."""
@@ -25,9 +26,18 @@ def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[tor
 
 
 def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
-    """Accuracy with an interval clustered by prompt, NLL, calibration and length bias over all held-out pairs."""
+    """Accuracy with an interval clustered by prompt, NLL, calibration and length bias over all pairs of the groups.
+
+    Where the model has learnt Davidson's nu, `ties` compares how often pairs tie with how often it expects that.
+
+    Args:
+        seed: fixes which pairs are turned round for the calibration.
+    Returns:
+        Nothing where no group has a better and a worse answer.
+    """
     better, worse, shorter, clusters, scores, lengths = [], [], [], [], [], []
-    for index, (group, values) in enumerate(zip(groups, group_scores(model, groups), strict=True)):
+    found = group_scores(model, groups)
+    for index, (group, values) in enumerate(zip(groups, found, strict=True)):
         scores += values.tolist()
         lengths += [len(ids) for ids in group.completions]
         for i, tier in enumerate(group.tiers):
@@ -37,6 +47,8 @@ def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed:
                     worse.append(values[j].item())
                     shorter.append(len(group.completions[i]) - len(group.completions[j]))
                     clusters.append(index)
+    if not better:
+        return {}
     high, low = torch.tensor(better), torch.tensor(worse)
     right = ((high > low).float() + 0.5 * (high == low).float()).tolist()
     interval = share_interval(right, clusters)
@@ -58,7 +70,22 @@ def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed:
         },
         "pairs_heldout": len(high),
         "sources": {name: _source_figures(name, sources, right, clusters) for name in sorted(set(sources))},
+        **_tie_figures(model, groups, found),
     }
+
+
+def _tie_figures(model: RewardModel, groups: Sequence[RankedTokens], scores: Sequence[torch.Tensor]) -> dict[str, Any]:
+    if (nu := model.figures.get("nu")) is None:
+        return {}
+    gaps, tied = [], []
+    for group, values in zip(groups, scores, strict=True):
+        for j, other in enumerate(group.tiers):
+            for i in range(j):
+                if group.tiers[i] >= 0 and other >= 0:
+                    gaps.append(values[i] - values[j])
+                    tied.append(group.tiers[i] == other)
+    expected = tie_probability(torch.stack(gaps), nu).mean().item()
+    return {"ties": {"pairs": sum(tied), "observed": sum(tied) / len(tied), "expected": expected}}
 
 
 def _source_figures(name: str, sources: list[str], right: list[float], clusters: list[int]) -> dict[str, Any]:

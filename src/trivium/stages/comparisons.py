@@ -40,7 +40,16 @@ def tokenise(groups: Sequence[RankedPrompt], tokenizer: Tokenizer, seq_len: int)
             prompt = prompt[:1] + prompt[len(prompt) - room + 1 :]
         outcomes = [math.nan if label is None else float(label) for label in group.labels]
         result.append(
-            RankedTokens(prompt, completions, list(group.tiers), outcomes, f"prompt {group.id}", group.source)
+            RankedTokens(
+                prompt,
+                completions,
+                list(group.tiers),
+                outcomes,
+                name=f"prompt {group.id}",
+                source=group.source,
+                weight=group.weight,
+                margin=group.margin or 0.0,
+            )
         )
     return result, cut
 
@@ -63,15 +72,20 @@ def training_groups(
             old = _ranked(context, config, store, earlier)
             order = python_rng(context.seed, "replay", round, earlier).sample(range(len(old)), len(old))
             train += [old[index] for index in order[: config.replay]]
-        held = [group for each in range(round + 1) for group in ranked_from_store(store, "heldout", round=each)]
+        ties = config.loss.keeps_ties
+        held = [
+            group
+            for each in range(round + 1)
+            for group in ranked_from_store(store, "heldout", round=each, keep_ties=ties)
+        ]
     train_ids, cut = tokenise(train, tokenizer, config.seq_len)
     held_ids, _ = tokenise(held, tokenizer, config.seq_len)
-    train_ids = [replace(group, weight=source_weight(config, group.source)) for group in train_ids]
+    train_ids = [replace(group, weight=group.weight * source_weight(config, group.source)) for group in train_ids]
     if absent := sorted(set(config.source_weights) - {group.source for group in train_ids}):
         note(stage, f"reward.source_weights names {', '.join(absent)}, of which there is no comparison to train on")
     if cut:
         note(stage, f"{cut} of {len(train)} training prompts were longer than reward.seq_len and lost their beginning")
-    if not train:
+    if not any(group.pairs for group in train):
         raise DataError(
             "there is no comparison to train on: no prompt has both a better and a worse answer. Collect more, or "
             "import pairs."
@@ -90,4 +104,11 @@ def source_weight(config: RewardConfig, source: str) -> float:
 
 
 def _ranked(context: Context, config: RewardConfig, store: PreferenceStore, round: int) -> list[RankedPrompt]:
-    return ranked_from_store(store, "train", round=round, max_completions=config.max_completions, seed=context.seed)
+    return ranked_from_store(
+        store,
+        "train",
+        round=round,
+        max_completions=config.max_completions,
+        seed=context.seed,
+        keep_ties=config.loss.keeps_ties,
+    )

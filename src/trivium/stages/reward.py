@@ -14,7 +14,7 @@ from trivium.model import Scorer
 from trivium.optim import Optimizer
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
-from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep
+from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep, as_trained, in_training, learning_rates
 from trivium.runs import MetricsLog, StageDir
 from trivium.stages.comparisons import source_weight, tokenise, training_groups
 from trivium.stages.judging import answer_tasks, encode_prompt
@@ -34,22 +34,19 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         tokenizer = Tokenizer.load(base)
         train, held = training_groups(context, config, stage, tokenizer, round)
+        before = RewardModel.load(previous) if previous is not None else None
         generator = torch.Generator().manual_seed(derive_seed(context.seed, "reward head"))
-        scorer = (
-            context.load_scorer(previous)
-            if previous is not None
-            else context.place(Scorer.from_decoder(context.load_model(base), generator))
-        )
-        model = RewardModel(scorer, tokenizer)
+        scorer = before.scorer if before else Scorer.from_decoder(context.load_model(base), generator)
+        nu = before.figures.get("nu") if before else None
+        model = RewardModel(context.place(scorer), tokenizer, figures={"nu": nu} if nu else {})
         _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)
         if not is_main():
             return {}, []
-        figures = comparison_figures(model, held, context.seed) if held else {}
-        pairs = sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train)
+        figures = comparison_figures(model, held, context.seed)
         probes = probe_figures(model, held, context.seed)
-        model.figures = figures | {
+        model.figures |= figures | {
             "probes": probes,
-            "pairs_train": pairs,
+            "pairs_train": sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train),
             "prompts_train": len(train),
             "prompts_heldout": len(held),
             "source_weights": {name: source_weight(config, name) for name in sorted({group.source for group in train})},
@@ -93,30 +90,32 @@ def _fit(
     held: list[RankedTokens],
     epochs: float,
 ) -> None:
+    """Train the model's scorer; nu, where ties have one, begins and ends in its figures."""
     schedule = RewardSchedule(train, config.prompts_per_step, epochs, derive_seed(context.seed, stage.name))
+    scorer = in_training(model.scorer, config.loss, train, model.figures.get("nu"))
 
     def evaluate(step: int) -> dict[str, float]:
-        plain = RewardModel(gathered(model.scorer), model.tokenizer)
-        if not held or not is_main():
+        now, learnt = as_trained(gathered(scorer))
+        if not is_main():
             return {}
-        figures = comparison_figures(plain, held, context.seed)
-        return {"heldout/accuracy": figures["accuracy"], "heldout/nll": figures["nll"], "heldout/ece": figures["ece"]}
+        figures = comparison_figures(RewardModel(now, model.tokenizer, figures=learnt), held, context.seed)
+        return {f"heldout/{key}": figures[key] for key in ("accuracy", "nll", "ece") if key in figures} | learnt
 
     with MetricsLog(stage.metrics_path) as metrics:
         trainer = Trainer(
-            model.scorer,
-            Optimizer(shard(model.scorer), config.optim, schedule.steps),
+            scorer,
+            Optimizer(shard(scorer), config.optim, schedule.steps, learning_rates(scorer, config.loss)),
             stage=stage,
             config=config,
             metrics=metrics,
         )
         trainer.fit(
             schedule.steps,
-            lambda step: RewardStep(model.scorer, schedule.examples(step), config.loss).losses(),
+            lambda step: RewardStep(scorer, schedule.examples(step), config.loss).losses(),
             hooks=[(config.eval_every, evaluate)],
             contents=lambda step: [example.name for example in schedule.examples(step)],
         )
-    model.scorer = gathered(model.scorer)
+    model.scorer, model.figures = as_trained(gathered(scorer))
 
 
 def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> None:

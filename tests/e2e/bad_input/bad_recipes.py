@@ -745,6 +745,37 @@ CASES = [
         setting("[reward.loss]\nlabel_smoothing = 0.5\n"),
     ),
     case(
+        "a ranking model that is not known",
+        "bad.toml:2: reward.loss.ranking: expected 'pairs' or 'plackett_luce', got 'thurstone'.",
+        RUN,
+        setting('[reward.loss]\nranking = "thurstone"\n'),
+    ),
+    case(
+        "ties by a rule that is not known",
+        "bad.toml:2: reward.loss.ties: expected 'drop', 'davidson' or 'half', got 'coin'.",
+        RUN,
+        setting('[reward.loss]\nties = "coin"\n'),
+    ),
+    case(
+        "margins below 0",
+        "bad.toml:2: reward.loss.margins: expected a value greater than or equal to 0, got -1.0.",
+        RUN,
+        setting("[reward.loss]\nmargins = -1.0\n"),
+    ),
+    case(
+        "a rate of nu below 0",
+        "bad.toml:2: reward.loss.tie_lr: expected a value greater than or equal to 0, got -0.1.",
+        RUN,
+        setting("[reward.loss]\ntie_lr = -0.1\n"),
+    ),
+    case(
+        "ties in a series of choices",
+        'bad.toml:2: reward.loss: ties is for ranking = "pairs", and ranking is "plackett_luce". Leave ties out, or '
+        "take pairs.",
+        RUN,
+        setting('[reward]\n[reward.loss]\nranking = "plackett_luce"\nties = "davidson"\n'),
+    ),
+    case(
         "a micro-batch of 0",
         "bad.toml:2: sft.micro_batch_size: expected a value greater than or equal to 1, got 0.",
         RUN,
