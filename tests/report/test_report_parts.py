@@ -55,6 +55,18 @@ def test_summary_fills_what_rm_json_lacks() -> None:
     assert table == {"pairs, training": "10", "expected calibration error": "0.040"}
 
 
+def test_members_of_an_ensemble_are_told() -> None:
+    told = {"members": 2, "aggregate": "mean_minus_sd", "accuracy": [0.5, 0.75], "disagreement": 0.25, "divided": 0.1}
+    table = dict(reward_model_table(data(reward_model={"ensemble": told})))
+    assert table == {
+        "members, and how they are combined": "2, mean minus sd",
+        "accuracy of each member": "50.0%, 75.0%",
+        "disagreement of members on held-out answers, in units of R̄": "0.250",
+        "pairs on which members are not of one mind": "10.0%",
+    }
+    assert dict(reward_model_table(data(reward_model={"ensemble": {"accuracy": "all"}}))) == {}
+
+
 def rl_rounds() -> dict[str, list[dict[str, float]]]:
     """Three rounds of 4 steps, of which the second has left nothing."""
     rows = [{"step": step, "reward/mean": step / 10, "kl/sequence": step / 100} for step in range(1, 13)]

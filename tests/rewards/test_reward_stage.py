@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from trivium.base.errors import DataError, Interrupted
+from trivium.base.errors import ConfigError, DataError, Interrupted
 from trivium.model import Decoder, save_model
 from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
@@ -17,6 +19,7 @@ from trivium.preferences.pairs import ranked_prompts
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RewardLossConfig
+from trivium.rewards.model import member_folders
 from trivium.runs import MetricsLog, RunDir
 from trivium.stages import reward
 from trivium.stages.comparisons import tokenise
@@ -155,3 +158,115 @@ def test_what_contradicts_itself_counts_as_one_prompt_and_keeps_its_margin() -> 
     groups, cut = tokenise(ranked_prompts([one, other]), Tokenizer.train(TEXTS, vocab_size=300), 96)
     assert [(group.weight, group.margin, group.tiers) for group in groups] == [(0.5, 1.0, [0, 1]), (0.5, 1.0, [1, 0])]
     assert cut == 0
+
+
+THREE = CONFIG.model_copy(update={"ensemble": 3, "aggregate": "min"})
+WEIGHTS = "model.safetensors"
+
+
+def test_an_ensemble_is_three_models_of_which_the_first_is_the_one_without(tmp_path: Path, start: Path) -> None:
+    run_stage(tmp_path / "one", start, CONFIG)
+    result = run_stage(tmp_path / "three", start, THREE)
+    folder = tmp_path / "three/R-1"
+    alone, first = tmp_path / "one/R-1", folder / "members/1"
+    weights = [(folder / "members" / str(number) / WEIGHTS).read_bytes() for number in (1, 2, 3)]
+    assert len(set(weights)) == 3
+    assert (alone / WEIGHTS).read_bytes() == weights[0] == (folder / WEIGHTS).read_bytes()
+    assert {key: json.loads((first / "rm.json").read_text())[key] for key in ("mean", "std", "accuracy", "nll")} == {
+        key: json.loads((alone / "rm.json").read_text())[key] for key in ("mean", "std", "accuracy", "nll")
+    }
+    told = json.loads((folder / "rm.json").read_text())["ensemble"]
+    assert (told["members"], told["aggregate"], told["sd_coef"]) == (3, "min", 1.0)
+    assert [json.loads((folder / f"members/{n}/rm.json").read_text())["nll"] for n in (1, 2, 3)] == told["nll"]
+    assert told["disagreement"] > 0 and told["disagreement_M1"] > 0 and 0 <= told["divided"] <= 1
+    assert result["ensemble"] | {"members": 3, "aggregate": "min", "sd_coef": 1.0} == told
+    assert not (tmp_path / "three/reward/checkpoints").exists()
+    assert len(logged(tmp_path / "three/reward/member-3/metrics.jsonl")) == len(
+        logged(tmp_path / "three/reward/metrics.jsonl")
+    )
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "mean_minus_sd"])
+def test_r_answers_with_the_aggregate_normalised_on_m1(tmp_path: Path, start: Path, aggregate: str) -> None:
+    config = CONFIG.model_copy(update={"ensemble": 2, "aggregate": aggregate, "sd_coef": 0.5, "epochs": 0.5})
+    run_stage(tmp_path, start, config)
+    model = RewardModel.load(tmp_path / "R-1")
+    members = [RewardModel.load(folder) for folder in member_folders(tmp_path / "R-1")]
+    prompts, responses, owners = [[1, 7, 9], [1]], [[40, 2], [80, 90, 2], [11]], [0, 1, 1]
+    one, two = (member.raw_scores(prompts, responses, owners) - member.mean for member in members)
+    middle, apart = (one + two) / 2, (one - two).abs() / 2
+    wanted = {"mean": middle, "min": middle - apart, "mean_minus_sd": middle - 0.5 * apart}[aggregate]
+    torch.testing.assert_close(model.rewards(prompts, responses, owners), (wanted - model.mean) / model.std)
+    assert apart.max() > 0
+
+
+def test_the_mean_of_weights_is_one_model(tmp_path: Path, start: Path) -> None:
+    config = CONFIG.model_copy(update={"ensemble": 2, "aggregate": "weight_average", "epochs": 0.5})
+    run_stage(tmp_path, start, config)
+    folder = tmp_path / "R-1"
+    whole, one, two = (load_file(each / WEIGHTS) for each in (folder, *member_folders(folder)))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, (one[name] + two[name]) / 2)
+    assert any(not torch.equal(one[name], two[name]) for name in whole)
+    model = RewardModel.load(folder)
+    assert model.ensemble is None  # the members need not be in memory
+    model.save(tmp_path / "copy")
+    assert member_folders(tmp_path / "copy") == [tmp_path / "copy"]
+
+
+def test_an_ensemble_opens_in_transformers(tmp_path: Path, start: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="parity needs the `hf` extra")
+    run_stage(tmp_path, start, THREE.model_copy(update={"epochs": 0.5}))
+    for folder in (tmp_path / "R-1", *member_folders(tmp_path / "R-1")):
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            logits = theirs(torch.tensor([[1, 7, 40, 2]])).logits
+        first = RewardModel.load(member_folders(folder)[0])
+        torch.testing.assert_close(logits[0], first.raw_scores([[1, 7]], [[40, 2]], [0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("member", ["reward", "reward/member-2", "reward/member-3"])
+def test_rlhf_23_an_ensemble_resumes_to_the_same_bits_from_any_member(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    config = THREE.model_copy(update={"loss": RewardLossConfig(ties="davidson")})
+    run_stage(tmp_path / "straight", start, config)
+    stopped = tmp_path / "stopped"
+
+    class StoppingThere(Stopping):
+        def log(self, step: int, **values: Any) -> None:
+            kind = Stopping if self.path.parent == stopped / member else MetricsLog
+            kind.log(self, step, **values)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="reward stopped after step 3 of 10"):
+        patched.setattr(reward, "MetricsLog", StoppingThere)
+        run_stage(stopped, start, config)
+    earlier = [path.parent for path in (stopped / "reward").rglob("metrics.jsonl") if path.parent != stopped / member]
+    done = {folder: rows(folder / "metrics.jsonl") for folder in earlier}
+    assert len(done) == ["reward", "reward/member-2", "reward/member-3"].index(member)
+    run_stage(stopped, start, config)
+    for folder, times in done.items():
+        assert rows(folder / "metrics.jsonl") == times, "a member that had ended was trained again"
+    for path in (tmp_path / "straight/R-1").rglob("*.*"):
+        if path.is_file():
+            other = stopped / "R-1" / path.relative_to(tmp_path / "straight/R-1")
+            assert other.read_bytes() == path.read_bytes(), path
+    for path in (tmp_path / "straight/reward").rglob("metrics.jsonl"):
+        assert logged(path) == logged(stopped / "reward" / path.relative_to(tmp_path / "straight/reward"))
+
+
+def test_a_later_round_goes_on_with_each_member(tmp_path: Path, start: Path) -> None:
+    run_stage(tmp_path, start, THREE)
+    still = THREE.model_copy(update={"optim": OptimConfig(kind="muon", lr=0.0, muon_lr=0.0)})
+    result = run_stage(tmp_path, start, still, round=1)
+    before, after = (
+        [(folder / WEIGHTS).read_bytes() for folder in member_folders(tmp_path / name)] for name in ("R-1", "R-2")
+    )
+    assert before == after and len(set(after)) == 3
+    assert result["prompts_heldout"] == 2 * json.loads((tmp_path / "R-1/rm.json").read_text())["prompts_heldout"]
+
+
+def test_a_later_round_of_another_size_is_refused(tmp_path: Path, start: Path) -> None:
+    run_stage(tmp_path, start, CONFIG.model_copy(update={"epochs": 0.5}))
+    with pytest.raises(ConfigError, match=r"reward.ensemble is 3, but .*R-1 holds 1\. Train the rounds before anew"):
+        run_stage(tmp_path, start, THREE, round=1)

@@ -22,16 +22,26 @@ def ask_first(
     """Order the store's comparisons, and say so.
 
     Args:
-        folders: reward models; used by `uncertainty` and `disagreement`.
+        folders: reward models, of an ensemble all its members; used by `uncertainty` and `disagreement`.
         tasks: the run's tasks; used by `family`.
     """
-    models = [reward_scores(folder) for folder in folders] if strategy in ("uncertainty", "disagreement") else []
+    models = [scores for folder in folders for scores in member_scores(folder)] if strategy in BY_MODELS else []
     families = {task.id: task.family for task in tasks()} if strategy == "family" and tasks is not None else None
     count = prioritise(store, strategy, models, families, by=owner)
     if strategy == "random":
         say("comparisons are asked in random order")
         return
     say(f"{count} comparisons are asked by {strategy}" + (f" of {len(models)} reward models" if models else ""))
+
+
+BY_MODELS = ("uncertainty", "disagreement")
+
+
+def member_scores(folder: Path) -> list[ScoreAll]:
+    """The raw scores of each member of an ensemble; of the model alone where it is one."""
+    from trivium.rewards.model import member_folders
+
+    return [reward_scores(each) for each in member_folders(folder)]
 
 
 def reward_scores(folder: Path) -> ScoreAll:

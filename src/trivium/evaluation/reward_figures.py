@@ -10,6 +10,7 @@ from trivium.evaluation.intervals import share_interval
 from trivium.evaluation.probes import probe_reward_model
 from trivium.objectives.preference import brier_score, calibration_error, correlation
 from trivium.rewards import RewardModel
+from trivium.rewards.ensemble import score_deviation
 from trivium.rewards.learning import RankedTokens
 from trivium.rewards.ties import tie_probability
 
@@ -19,10 +20,17 @@ MOST_PROBED = 500
 
 def group_scores(model: RewardModel, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
     """Raw scores of every group's completions."""
-    prompts = [group.prompt for group in groups]
+    return _by_group(model.raw_scores(*_flat(groups)), groups)
+
+
+def _flat(groups: Sequence[RankedTokens]) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """Prompts, all their completions, and the prompt that each belongs to."""
     owners = [index for index, group in enumerate(groups) for _ in group.completions]
-    scores = model.raw_scores(prompts, [ids for group in groups for ids in group.completions], owners)
-    return list(scores.split([len(group.completions) for group in groups]))
+    return [group.prompt for group in groups], [ids for group in groups for ids in group.completions], owners
+
+
+def _by_group(scores: torch.Tensor, groups: Sequence[RankedTokens]) -> list[torch.Tensor]:
+    return list(scores.split([len(group.completions) for group in groups], dim=-1))
 
 
 def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
@@ -94,13 +102,42 @@ def _source_figures(name: str, sources: list[str], right: list[float], clusters:
     return {"accuracy": interval.value, "accuracy_ci": interval.bounds, "pairs": len(rows)}
 
 
+def ensemble_figures(model: RewardModel, groups: Sequence[RankedTokens]) -> dict[str, Any]:
+    """How good each member of an ensemble is, and how far they differ.
+
+    Args:
+        model: normalised, with members whose figures are those of `comparison_figures`.
+    Returns:
+        `accuracy` and `nll` of each member; `disagreement`: the members' standard deviation on an answer of these
+        groups, in units of the normalised reward, on average; `divided`: share of the pairs, better and worse, on
+        whose order the members are not of one mind. Nothing where no group has a pair.
+    """
+    members = model.ensemble.members if model.ensemble else []
+    scores = _by_group(model.member_scores(*_flat(groups)), groups) if groups else []
+    divided = [
+        0 < sum(right) < len(right)
+        for group, values in zip(groups, scores, strict=True)
+        for i, tier in enumerate(group.tiers)
+        for j, other in enumerate(group.tiers)
+        if 0 <= tier < other and (right := (values[:, i] > values[:, j]).tolist())
+    ]
+    if not divided:
+        return {}
+    return {
+        "accuracy": [member.figures["accuracy"] for member in members],
+        "nll": [member.figures["nll"] for member in members],
+        "disagreement": (score_deviation(torch.cat(scores, dim=1)).mean() / model.std).item(),
+        "divided": sum(divided) / len(divided),
+    }
+
+
 def probe_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, dict[str, Any]]:
-    """Probes on the best answer of each held-out prompt that is not known to fail; at most `MOST_PROBED`."""
+    """Probes on the best answers of each held-out prompt, tests that failed and mere ties left out; `MOST_PROBED`."""
     good = [
         (group.prompt, ids)
         for group in groups
         for ids, tier, outcome in zip(group.completions, group.tiers, group.outcomes, strict=True)
-        if tier == 0 and outcome != 0
+        if tier == 0 and (outcome == 1 or (outcome != 0 and any(group.tiers)))
     ][:MOST_PROBED]
     return probe_reward_model(model, [p for p, _ in good], [ids for _, ids in good], seed) if good else {}
 

@@ -90,6 +90,7 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
         ("Brier score", decimal(figures.get("brier"))),
         ("accuracy of “the longer one wins”", percent(length.get("longer_wins_accuracy"))),
         ("correlation of score and length", decimal(length.get("corr"), 2)),
+        *_ensemble_rows(mapping(figures.get("ensemble"))),
         *(
             (f"prefers a good answer to the same one {name.replace('_', ' ')}", percent(mapping(each).get("accuracy")))
             for name, each in mapping(figures.get("probes")).items()
@@ -103,6 +104,18 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
         ("standard deviation of the same", decimal(figures.get("std"))),
     ]
     return [(name, text) for name, text in table if text != DASH]
+
+
+def _ensemble_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    accuracies = figures.get("accuracy")
+    each = [percent(value) for value in accuracies] if isinstance(accuracies, list) else []
+    how = str(figures.get("aggregate", "")).replace("_", " ")
+    return [
+        ("members, and how they are combined", f"{count(figures.get('members'))}, {how}" if how else DASH),
+        ("accuracy of each member", ", ".join(each) or DASH),
+        ("disagreement of members on held-out answers, in units of R̄", decimal(figures.get("disagreement"))),
+        ("pairs on which members are not of one mind", percent(figures.get("divided"))),
+    ]
 
 
 def rounds_table(data: RunData) -> list[dict[str, str]]:

@@ -1,20 +1,23 @@
 """Train the reward model on the collected comparisons; the artifact is R."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trivium.base.errors import StageFailed
+from trivium.base.errors import ConfigError, StageFailed
+from trivium.base.log import say
 from trivium.base.ranks import is_main
 from trivium.base.seeding import derive_seed
 from trivium.distributed import gathered, shard
-from trivium.evaluation.reward_figures import comparison_figures, probe_figures
+from trivium.evaluation.reward_figures import comparison_figures, ensemble_figures, probe_figures
 from trivium.model import Scorer
 from trivium.optim import Optimizer
 from trivium.preferences.store import PreferenceStore
-from trivium.rewards import RewardModel
+from trivium.rewards.ensemble import average_weights, score_deviation
 from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep, as_trained, in_training, learning_rates
+from trivium.rewards.model import Ensemble, RewardModel, member_folders
 from trivium.runs import MetricsLog, StageDir
 from trivium.stages.comparisons import source_weight, tokenise, training_groups
 from trivium.stages.judging import answer_tasks, encode_prompt
@@ -34,26 +37,22 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         tokenizer = Tokenizer.load(base)
         train, held = training_groups(context, config, stage, tokenizer, round)
-        before = RewardModel.load(previous) if previous is not None else None
-        generator = torch.Generator().manual_seed(derive_seed(context.seed, "reward head"))
-        scorer = before.scorer if before else Scorer.from_decoder(context.load_model(base), generator)
-        nu = before.figures.get("nu") if before else None
-        model = RewardModel(context.place(scorer), tokenizer, figures={"nu": nu} if nu else {})
-        _fit(context, config, stage, model, train, held, config.epochs if round == 0 else config.later_epochs)
+        members = _members(context, config, stage, previous, tokenizer)
+        for number, member in enumerate(members):
+            _fit(context, config, stage, member, number, train, held, config.later_epochs if round else config.epochs)
         if not is_main():
             return {}, []
-        figures = comparison_figures(model, held, context.seed)
-        probes = probe_figures(model, held, context.seed)
+        model = _together(config, members)
+        _normalise(context, config, model, base)
+        figures = _figures(context, model, held)
         model.figures |= figures | {
-            "probes": probes,
             "pairs_train": sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train),
             "prompts_train": len(train),
             "prompts_heldout": len(held),
             "source_weights": {name: source_weight(config, name) for name in sorted({group.source for group in train})},
         }
         _gate(config, stage, figures)
-        _gate_probes(config, stage, probes)
-        _normalise(context, config, model, base)
+        _gate_probes(config, stage, figures["probes"])
         model.save(artifact)
         return model.figures | {"mean": model.mean, "std": model.std}, [artifact]
 
@@ -81,18 +80,51 @@ def judged(context: Context, round: int) -> str:
         return store.fingerprint(through_round=round)
 
 
+def _members(
+    context: Context, config: RewardConfig, stage: StageDir, previous: Path | None, tokenizer: Tokenizer
+) -> list[RewardModel]:
+    """The models to train: those of the round before, or M1's body with a head each; the mean of weights shares one."""
+    if previous is not None:
+        before = [RewardModel.load(folder) for folder in member_folders(previous)]
+        if len(before) != config.ensemble:
+            raise ConfigError(
+                f"reward.ensemble is {config.ensemble}, but {previous} holds {len(before)}. Train the rounds before "
+                "anew with --force, or leave the number as it was."
+            )
+        starts = [(each.scorer, each.figures.get("nu")) for each in before]
+    else:
+        body = context.load_model(context.run.artifact("M1"))
+        heads = [0 if config.aggregate == "weight_average" else number for number in range(config.ensemble)]
+        starts = [(Scorer.from_decoder(body, _generator(context.seed, "reward head", head)), None) for head in heads]
+    return [RewardModel(context.place(scorer), tokenizer, figures={"nu": nu} if nu else {}) for scorer, nu in starts]
+
+
+def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, *_numbered(number)))
+
+
+def _numbered(number: int) -> tuple[int, ...]:
+    """Part of a seed: the first member is what a single model would be."""
+    return (number,) if number else ()
+
+
 def _fit(
     context: Context,
     config: RewardConfig,
     stage: StageDir,
     model: RewardModel,
+    number: int,
     train: list[RankedTokens],
     held: list[RankedTokens],
     epochs: float,
 ) -> None:
-    """Train the model's scorer; nu, where ties have one, begins and ends in its figures."""
-    schedule = RewardSchedule(train, config.prompts_per_step, epochs, derive_seed(context.seed, stage.name))
+    """Train a member's scorer; nu, where ties have one, begins and ends in its figures."""
+    seed = derive_seed(context.seed, stage.name, *_numbered(number))
+    schedule = RewardSchedule(train, config.prompts_per_step, epochs, seed)
     scorer = in_training(model.scorer, config.loss, train, model.figures.get("nu"))
+    part = stage.part(f"member-{number + 1}") if number else stage
+    if config.ensemble > 1:
+        say(f"{stage.name}: member {number + 1} of {config.ensemble}")
 
     def evaluate(step: int) -> dict[str, float]:
         now, learnt = as_trained(gathered(scorer))
@@ -101,13 +133,14 @@ def _fit(
         figures = comparison_figures(RewardModel(now, model.tokenizer, figures=learnt), held, context.seed)
         return {f"heldout/{key}": figures[key] for key in ("accuracy", "nll", "ece") if key in figures} | learnt
 
-    with MetricsLog(stage.metrics_path) as metrics:
+    with MetricsLog(part.metrics_path) as metrics:
         trainer = Trainer(
             scorer,
             Optimizer(shard(scorer), config.optim, schedule.steps, learning_rates(scorer, config.loss)),
-            stage=stage,
+            stage=part,
             config=config,
             metrics=metrics,
+            keep_end=config.ensemble > 1,
         )
         trainer.fit(
             schedule.steps,
@@ -116,6 +149,29 @@ def _fit(
             contents=lambda step: [example.name for example in schedule.examples(step)],
         )
     model.scorer, model.figures = as_trained(gathered(scorer))
+
+
+def _together(config: RewardConfig, members: list[RewardModel]) -> RewardModel:
+    """R: the one member, or all of them as one."""
+    first = members[0]
+    if len(members) == 1:
+        return first
+    averaged = config.aggregate == "weight_average"
+    scorer = average_weights([member.scorer for member in members]) if averaged else first.scorer
+    nus = [member.figures["nu"] for member in members if "nu" in member.figures]
+    figures = {"nu": math.exp(sum(map(math.log, nus)) / len(nus))} if nus else {}
+    ensemble = Ensemble(members, config.aggregate, config.sd_coef)
+    return RewardModel(scorer, first.tokenizer, figures=figures, ensemble=ensemble)
+
+
+def _figures(context: Context, model: RewardModel, held: list[RankedTokens]) -> dict[str, Any]:
+    """What held-out comparisons and probes say of R, and of each member of an ensemble."""
+    figures = comparison_figures(model, held, context.seed) | {"probes": probe_figures(model, held, context.seed)}
+    if model.ensemble is None:
+        return figures
+    for member in model.ensemble.members:
+        member.figures |= comparison_figures(member, held, context.seed)
+    return figures | {"ensemble": model.figures["ensemble"] | ensemble_figures(model, held)}
 
 
 def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> None:
@@ -151,7 +207,7 @@ def _gate_probes(config: RewardConfig, stage: StageDir, probes: dict[str, dict[s
 
 
 def _normalise(context: Context, config: RewardConfig, model: RewardModel, base: Path) -> None:
-    """Freeze mean and deviation of the scores of M1's own samples (sampler settings of RL)."""
+    """Freeze mean and deviation of the scores of M1's own samples (sampler settings of RL), of each member first."""
     tasks = config.tasks.load(context.seed, "normalise", "train")
     samples = max(1, -(-config.normalise_samples // len(tasks)))
     m1 = context.load_model(base)
@@ -166,5 +222,12 @@ def _normalise(context: Context, config: RewardConfig, model: RewardModel, base:
     )
     prompts = [encode_prompt(model.tokenizer, task.prompt) for task in tasks]
     owners = [index for index in range(len(tasks)) for _ in range(samples)]
-    model.freeze_normalisation(model.raw_scores(prompts, [answer.sample.ids for answer in answers], owners))
+    ids = [answer.sample.ids for answer in answers]
+    if model.ensemble is not None:
+        for member in model.ensemble.members:
+            member.freeze_normalisation(member.raw_scores(prompts, ids, owners))
+    model.freeze_normalisation(model.raw_scores(prompts, ids, owners))
     model.figures |= {"normalised_on": len(answers)}
+    if model.ensemble is not None:
+        deviation = score_deviation(model.member_scores(prompts, ids, owners)) / model.std
+        model.figures["ensemble"] = {"disagreement_M1": deviation.mean().item()}

@@ -2,13 +2,16 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trivium.base.config import MOST
 from trivium.optim import OptimConfig
+from trivium.rewards.ensemble import Aggregate
 from trivium.rewards.learning import RewardLossConfig
 from trivium.stages.tasks import TaskConfig
 from trivium.training import TrainConfig
+
+MOST_MEMBERS = 64
 
 
 class RewardConfig(TrainConfig):
@@ -28,6 +31,13 @@ class RewardConfig(TrainConfig):
     """Longest prompt with one completion, in tokens; a longer prompt loses its beginning."""
     source_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """How much a comparison counts in the ranking term by who judged, as `{human = 2.0}`; sources not named count 1."""
+    ensemble: int = Field(default=1, ge=1, le=MOST_MEMBERS)
+    """Reward models that are trained on the same comparisons, each from a head and in an order of its own."""
+    aggregate: Aggregate = "mean"
+    """How an ensemble's scores become one: their `mean`, their `min`, `mean_minus_sd`; or `weight_average`, the one
+    model with the mean of the members' weights, which then share the head that they begin with."""
+    sd_coef: float = Field(default=1.0, ge=0)
+    """Standard deviations over the members that `mean_minus_sd` takes off their mean."""
     loss: RewardLossConfig = RewardLossConfig()
     """The objective."""
     optim: OptimConfig = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.01, warmup_steps=10, decay_fraction=0.7)
@@ -48,3 +58,9 @@ class RewardConfig(TrainConfig):
     """Hand on an R whose held-out accuracy is not above chance; otherwise the stage fails."""
 
     adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"allow_chance", "probe_floor", "gate_on_probes"}
+
+    @model_validator(mode="after")
+    def _aggregate_fits(self) -> "RewardConfig":
+        if self.ensemble == 1 and self.aggregate != "mean":
+            raise ValueError(f"aggregate = {self.aggregate!r} is for ensembles. Set ensemble to 2 or more")
+        return self
