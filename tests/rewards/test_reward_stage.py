@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trivium.base.errors import ConfigError, DataError, Interrupted
+from trivium.base.errors import ConfigError, DataError, Interrupted, StageFailed
 from trivium.model import Decoder, save_model
 from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
@@ -45,7 +45,7 @@ def judgements(round: int = 0) -> list[Judgement]:
                 prompt=f"def plus_{n}_{round}(a):\n",
                 completions=tuple(Sample(text=text, round=round, sample=at) for at, text in enumerate(texts)),
                 ranking=((0, 1),) if n % 10 == 4 else ((0,), (1,)) if len(texts) == 2 else ((0, 2), (1,)),
-                source="human", annotator=f"person {n % 3}", margin=float(1 + n % 2),
+                source="human", annotator=f"person {n % 4}", margin=float(1 + n % 2),
                 split="heldout" if n % 6 == 5 else "train",
             )
         )  # fmt: skip
@@ -158,6 +158,36 @@ def test_what_contradicts_itself_counts_as_one_prompt_and_keeps_its_margin() -> 
     groups, cut = tokenise(ranked_prompts([one, other]), Tokenizer.train(TEXTS, vocab_size=300), 96)
     assert [(group.weight, group.margin, group.tiers) for group in groups] == [(0.5, 1.0, [0, 1]), (0.5, 1.0, [1, 0])]
     assert cut == 0
+
+
+def test_figures_are_by_split_source_and_annotator(tmp_path: Path, start: Path) -> None:
+    run_stage(tmp_path, start, CONFIG)
+    figures = json.loads((tmp_path / "R-1/rm.json").read_text())
+    people, pairs = figures["annotators"], figures["pairs_heldout"]
+    assert set(people) == {"person 1", "person 3"}  # who judged the held-out prompts
+    assert figures["accuracy"] == pytest.approx(sum(e["accuracy"] * e["pairs"] for e in people.values()) / pairs)
+    assert figures["sources"] == {
+        "human": {key: figures[key] for key in ("accuracy", "accuracy_ci")} | {"pairs": pairs}
+    }
+    for parts in (people, figures["length"]["by_gap"]):
+        assert sum(each["pairs"] for each in parts.values()) == pairs
+    assert figures["train"]["pairs"] == figures["pairs_train"] > pairs  # few enough to be read in full
+    assert set(figures["train"]) == {"accuracy", "accuracy_ci", "nll", "ece", "brier", "pairs"}
+    assert figures["train"]["nll"] != figures["nll"]
+    assert isinstance(figures["format"], dict)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_without_held_out_prompts_nothing_is_claimed(tmp_path: Path, start: Path, members: int) -> None:
+    def all_train(round: int) -> list[Judgement]:
+        return [each.model_copy(update={"split": "train"}) for each in judgements(round)]
+
+    config = CONFIG.model_copy(update={"ensemble": members, "epochs": 0.5})
+    result = run_stage(tmp_path, start, config, judged=all_train)
+    assert "accuracy" not in result and result["prompts_heldout"] == 0 and result["train"]["pairs"] > 0
+    strict = config.model_copy(update={"allow_chance": False})
+    with pytest.raises(StageFailed, match="no prompt was held out, so the reward model's accuracy is unknown"):
+        run_stage(tmp_path / "strict", start, strict, judged=all_train)
 
 
 THREE = CONFIG.model_copy(update={"ensemble": 3, "aggregate": "min"})

@@ -1,14 +1,14 @@
 """How well a reward model agrees with judgements: accuracy, calibration, and what else could explain it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trivium.base.seeding import derive_seed
-from trivium.evaluation.intervals import share_interval
 from trivium.evaluation.probes import probe_reward_model
-from trivium.objectives.preference import brier_score, calibration_error, correlation
+from trivium.evaluation.reward_bias import JudgedPair, agreement, format_figures, length_figures, ordered_pairs
+from trivium.objectives.preference import brier_score, calibration_error
 from trivium.rewards import RewardModel
 from trivium.rewards.ensemble import score_deviation
 from trivium.rewards.learning import RankedTokens
@@ -34,51 +34,60 @@ def _by_group(scores: torch.Tensor, groups: Sequence[RankedTokens]) -> list[torc
 
 
 def comparison_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
-    """Accuracy with an interval clustered by prompt, NLL, calibration and length bias over all pairs of the groups.
+    """Accuracy with an interval clustered by prompt, NLL and calibration over all pairs of the groups.
 
-    Where the model has learnt Davidson's nu, `ties` compares how often pairs tie with how often it expects that.
+    Every pair weighs the same. Where the model has learnt Davidson's nu, `ties` compares how often pairs tie with how
+    often it expects that.
 
     Args:
         seed: fixes which pairs are turned round for the calibration.
     Returns:
         Nothing where no group has a better and a worse answer.
     """
-    better, worse, shorter, clusters, scores, lengths = [], [], [], [], [], []
-    found = group_scores(model, groups)
-    for index, (group, values) in enumerate(zip(groups, found, strict=True)):
-        scores += values.tolist()
-        lengths += [len(ids) for ids in group.completions]
-        for i, tier in enumerate(group.tiers):
-            for j, other in enumerate(group.tiers):
-                if 0 <= tier < other:
-                    better.append(values[i].item())
-                    worse.append(values[j].item())
-                    shorter.append(len(group.completions[i]) - len(group.completions[j]))
-                    clusters.append(index)
-    if not better:
+    scores = group_scores(model, groups)
+    pairs = ordered_pairs(groups, scores)
+    if not pairs:
         return {}
-    high, low = torch.tensor(better), torch.tensor(worse)
-    right = ((high > low).float() + 0.5 * (high == low).float()).tolist()
-    interval = share_interval(right, clusters)
-    flip = torch.rand(len(high), generator=torch.Generator().manual_seed(derive_seed(seed, "pair order"))) < 0.5
-    gap = torch.where(flip, low - high, high - low)
-    probability, outcome = torch.sigmoid(gap), (~flip).float()
-    unequal = [value > 0 for value in shorter if value]
-    sources = [groups[index].source for index in clusters]
+    return fit_figures(pairs, seed) | {"pairs": len(pairs)} | _tie_figures(model, groups, scores)
+
+
+def heldout_figures(model: RewardModel, groups: Sequence[RankedTokens], seed: int) -> dict[str, Any]:
+    """`comparison_figures`, with accuracy by source and what else could explain it: the pulls of length and format."""
+    scores = group_scores(model, groups)
+    pairs = ordered_pairs(groups, scores)
+    if not pairs:
+        return {}
+    names = [groups[pair.group].source for pair in pairs]
+    return fit_figures(pairs, seed) | {
+        "pairs_heldout": len(pairs),
+        "length": length_figures(groups, scores, pairs),
+        "format": format_figures(groups, pairs, model.tokenizer),
+        "sources": {
+            name: agreement([p for p, n in zip(pairs, names, strict=True) if n == name]) for name in sorted(set(names))
+        },
+        **_tie_figures(model, groups, scores),
+    }
+
+
+def annotator_figures(model: RewardModel, groups: Mapping[str, Sequence[RankedTokens]]) -> dict[str, dict[str, Any]]:
+    """R's agreement with each annotator, from what each has judged."""
+    pairs = {name: ordered_pairs(own, group_scores(model, own)) for name, own in groups.items()}
+    return {name: agreement(own) for name, own in sorted(pairs.items()) if own}
+
+
+def fit_figures(pairs: Sequence[JudgedPair], seed: int) -> dict[str, Any]:
+    """How well the pairs' scores fit what was judged: accuracy, NLL, and the calibration of their probabilities."""
+    gap = torch.tensor([pair.gap for pair in pairs])
+    flip = torch.rand(len(gap), generator=torch.Generator().manual_seed(derive_seed(seed, "pair order"))) < 0.5
+    probability, outcome = torch.sigmoid(torch.where(flip, -gap, gap)), (~flip).float()
+    figures = agreement(pairs)
     return {
-        "accuracy": interval.value,
-        "accuracy_ci": interval.bounds,
-        "nll": torch.nn.functional.softplus(low - high).mean().item(),
+        "accuracy": figures["accuracy"],
+        "accuracy_ci": figures["accuracy_ci"],
+        "nll": torch.nn.functional.softplus(-gap).mean().item(),
         "ece": calibration_error(probability, outcome).item(),
         "brier": brier_score(probability, outcome).item(),
         "calibration": _calibration(probability, outcome),
-        "length": {
-            "longer_wins_accuracy": sum(unequal) / len(unequal) if unequal else None,
-            "corr": correlation(torch.tensor(scores), torch.tensor(lengths).float()).item(),
-        },
-        "pairs_heldout": len(high),
-        "sources": {name: _source_figures(name, sources, right, clusters) for name in sorted(set(sources))},
-        **_tie_figures(model, groups, found),
     }
 
 
@@ -96,12 +105,6 @@ def _tie_figures(model: RewardModel, groups: Sequence[RankedTokens], scores: Seq
     return {"ties": {"pairs": sum(tied), "observed": sum(tied) / len(tied), "expected": expected}}
 
 
-def _source_figures(name: str, sources: list[str], right: list[float], clusters: list[int]) -> dict[str, Any]:
-    rows = [index for index, source in enumerate(sources) if source == name]
-    interval = share_interval([right[index] for index in rows], [clusters[index] for index in rows])
-    return {"accuracy": interval.value, "accuracy_ci": interval.bounds, "pairs": len(rows)}
-
-
 def ensemble_figures(model: RewardModel, groups: Sequence[RankedTokens]) -> dict[str, Any]:
     """How good each member of an ensemble is, and how far they differ.
 
@@ -116,10 +119,8 @@ def ensemble_figures(model: RewardModel, groups: Sequence[RankedTokens]) -> dict
     scores = _by_group(model.member_scores(*_flat(groups)), groups) if groups else []
     divided = [
         0 < sum(right) < len(right)
-        for group, values in zip(groups, scores, strict=True)
-        for i, tier in enumerate(group.tiers)
-        for j, other in enumerate(group.tiers)
-        if 0 <= tier < other and (right := (values[:, i] > values[:, j]).tolist())
+        for pair in ordered_pairs(groups, [values[0] for values in scores])
+        if (right := (scores[pair.group][:, pair.better] > scores[pair.group][:, pair.worse]).tolist())
     ]
     if not divided:
         return {}

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from trivium.base.errors import DataError
 from trivium.base.seeding import python_rng
-from trivium.preferences.judgement import Sample
-from trivium.preferences.pairs import RankedPrompt, ranked_from_store
+from trivium.preferences.judgement import Judgement, Sample
+from trivium.preferences.pairs import RankedPrompt, ranked_from_store, ranked_prompts
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards.learning import RankedTokens
 from trivium.runs import StageDir
@@ -96,6 +96,18 @@ def training_groups(
             "Raise it."
         )
     return train_ids, held_ids
+
+
+def heldout_by_annotator(
+    context: Context, config: RewardConfig, tokenizer: Tokenizer, round: int
+) -> dict[str, list[RankedTokens]]:
+    """The held-out groups so far by who judged: what each annotator said alone."""
+    judged: dict[str, list[Judgement]] = {}
+    with PreferenceStore(context.run.preferences_path, create=False) as store:
+        for each in range(round + 1):
+            for stored in store.training_judgements("heldout", round=each):
+                judged.setdefault(stored.judgement.annotator, []).append(stored.judgement)
+    return {name: tokenise(ranked_prompts(own), tokenizer, config.seq_len)[0] for name, own in judged.items()}
 
 
 def source_weight(config: RewardConfig, source: str) -> float:

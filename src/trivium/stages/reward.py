@@ -9,9 +9,15 @@ import torch
 from trivium.base.errors import ConfigError, StageFailed
 from trivium.base.log import say
 from trivium.base.ranks import is_main
-from trivium.base.seeding import derive_seed
+from trivium.base.seeding import derive_seed, python_rng
 from trivium.distributed import gathered, shard
-from trivium.evaluation.reward_figures import comparison_figures, ensemble_figures, probe_figures
+from trivium.evaluation.reward_figures import (
+    annotator_figures,
+    comparison_figures,
+    ensemble_figures,
+    heldout_figures,
+    probe_figures,
+)
 from trivium.model import Scorer
 from trivium.optim import Optimizer
 from trivium.preferences.store import PreferenceStore
@@ -19,12 +25,15 @@ from trivium.rewards.ensemble import average_weights, score_deviation
 from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep, as_trained, in_training, learning_rates
 from trivium.rewards.model import Ensemble, RewardModel, member_folders
 from trivium.runs import MetricsLog, StageDir
-from trivium.stages.comparisons import source_weight, tokenise, training_groups
+from trivium.stages.comparisons import heldout_by_annotator, source_weight, tokenise, training_groups
 from trivium.stages.judging import answer_tasks, encode_prompt
 from trivium.stages.reward_config import RewardConfig
 from trivium.stages.stage import Context, note, perform
 from trivium.tokenizer import Tokenizer
 from trivium.training import Checkpointer, Trainer
+
+MOST_TRAIN = 300
+"""Prompts of training whose figures are taken at the end."""
 
 __all__ = ["RewardConfig", "collected", "judged", "run", "tokenise"]
 
@@ -44,7 +53,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
             return {}, []
         model = _together(config, members)
         _normalise(context, config, model, base)
-        figures = _figures(context, model, held)
+        figures = _figures(context, config, model, train, held, round)
         model.figures |= figures | {
             "pairs_train": sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train),
             "prompts_train": len(train),
@@ -164,19 +173,40 @@ def _together(config: RewardConfig, members: list[RewardModel]) -> RewardModel:
     return RewardModel(scorer, first.tokenizer, figures=figures, ensemble=ensemble)
 
 
-def _figures(context: Context, model: RewardModel, held: list[RankedTokens]) -> dict[str, Any]:
-    """What held-out comparisons and probes say of R, and of each member of an ensemble."""
-    figures = comparison_figures(model, held, context.seed) | {"probes": probe_figures(model, held, context.seed)}
+def _figures(
+    context: Context,
+    config: RewardConfig,
+    model: RewardModel,
+    train: list[RankedTokens],
+    held: list[RankedTokens],
+    round: int,
+) -> dict[str, Any]:
+    """What comparisons and probes say of R, and of each member of an ensemble; nothing by name where none is held out.
+
+    Those of training are of a sample of its prompts, as many as are read soon.
+    """
+    seed = context.seed
+    figures = heldout_figures(model, held, seed)
+    by_annotator = heldout_by_annotator(context, config, model.tokenizer, round)
+    sample = python_rng(seed, "train figures", round).sample(train, min(MOST_TRAIN, len(train)))
+    learnt = comparison_figures(model, sample, seed)
+    figures |= {
+        "annotators": annotator_figures(model, by_annotator),
+        "train": {
+            key: learnt[key] for key in ("accuracy", "accuracy_ci", "nll", "ece", "brier", "pairs") if key in learnt
+        },
+        "probes": probe_figures(model, held, seed),
+    }
     if model.ensemble is None:
         return figures
     for member in model.ensemble.members:
-        member.figures |= comparison_figures(member, held, context.seed)
+        member.figures |= comparison_figures(member, held, seed)
     return figures | {"ensemble": model.figures["ensemble"] | ensemble_figures(model, held)}
 
 
 def _gate(config: RewardConfig, stage: StageDir, figures: dict[str, Any]) -> None:
     """No reward model that cannot tell better from worse is handed on in silence."""
-    if not figures:
+    if "accuracy" not in figures:
         problem = "no prompt was held out, so the reward model's accuracy is unknown"
     elif not figures["accuracy_ci"][0] > 0.5:
         low, high = figures["accuracy_ci"]
