@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import trivium as tv
 from trivium.base.errors import ConfigError, DataError, Interrupted, StageFailed
-from trivium.model import Decoder, save_model
+from trivium.model import Decoder, Scorer, save_model
 from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.pairs import ranked_prompts
 from trivium.preferences.store import PreferenceStore
+from trivium.records import Preference
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RewardLossConfig
 from trivium.rewards.model import member_folders
@@ -188,6 +190,26 @@ def test_without_held_out_prompts_nothing_is_claimed(tmp_path: Path, start: Path
     strict = config.model_copy(update={"allow_chance": False})
     with pytest.raises(StageFailed, match="no prompt was held out, so the reward model's accuracy is unknown"):
         run_stage(tmp_path / "strict", start, strict, judged=all_train)
+
+
+def test_the_front_door_learns_from_ties_and_margins(start: Path) -> None:
+    records = [
+        Preference(
+            prompt=f"def plus_{n}(a):\n",
+            chosen=f"    return a + {n}\n",
+            rejected="    return a\n",
+            margin=1.5,
+            tie=n % 3 == 0,
+        )
+        for n in range(9)
+    ]
+    loss = RewardLossConfig(ties="davidson", margins=1.0)
+    model = tv.RewardModel.train(start / "M1", records, epochs=2, prompts_per_step=3, loss=loss)
+    assert model.figures["nu"] > 0 and type(model.scorer) is Scorer
+    plain = tv.RewardModel.train(start / "M1", records, epochs=2, prompts_per_step=3)
+    assert plain.figures == {}
+    prompts, answers = [records[1].prompt] * 2, [records[1].chosen, records[1].rejected]
+    assert not torch.equal(model.batch_evaluate(prompts, answers), plain.batch_evaluate(prompts, answers))
 
 
 THREE = CONFIG.model_copy(update={"ensemble": 3, "aggregate": "min"})
