@@ -266,6 +266,18 @@ def test_the_mean_of_weights_is_one_model(tmp_path: Path, start: Path) -> None:
     assert member_folders(tmp_path / "copy") == [tmp_path / "copy"]
 
 
+@pytest.mark.parametrize(("aggregate", "heads"), [("mean", 3), ("weight_average", 1)])
+def test_members_begin_with_m1_and_a_head_each_or_one_for_all(
+    tmp_path: Path, start: Path, aggregate: str, heads: int
+) -> None:
+    still = OptimConfig(kind="muon", lr=0.0, muon_lr=0.0)
+    run_stage(tmp_path, start, THREE.model_copy(update={"aggregate": aggregate, "optim": still, "epochs": 0.5}))
+    members = [load_file(folder / WEIGHTS) for folder in member_folders(tmp_path / "R-1")]
+    assert len({tuple(tensors.pop("score.weight").flatten().tolist()) for tensors in members}) == heads
+    body = load_file(start / "M1" / WEIGHTS)
+    assert all(torch.equal(tensor, body[name]) for tensors in members for name, tensor in tensors.items())
+
+
 def test_an_ensemble_opens_in_transformers(tmp_path: Path, start: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="parity needs the `hf` extra")
     run_stage(tmp_path, start, THREE.model_copy(update={"epochs": 0.5}))
