@@ -18,6 +18,7 @@ from trivium.model import Decoder, Scorer, load_model, save_model
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import ExecutionPart, FunctionPart, LengthPart, ModelPart, RewardModel
+from trivium.rewards.model import Ensemble
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
 from trivium.rl.learner import LearnerConfig
@@ -215,6 +216,21 @@ def collect_comparisons(run: RunDir, count: int) -> None:
     folder = run.stage("collect").samples
     folder.mkdir(parents=True)
     (folder / "preferences.jsonl").write_text("".join(f"{index}\n" for index in range(count)))
+
+
+def test_an_ensemble_serves_as_r(tmp_path: Path, parents: Path, make_scorer: Callable[..., Scorer]) -> None:
+    tokenizer, first = Tokenizer.load(parents / "M1"), RewardModel.load(parents / "R")
+    other = make_scorer(seed=9, vocab_size=tokenizer.vocab_size, max_seq_len=512)
+    members = [first, RewardModel(other, tokenizer, 0.4, 1.2)]
+    (tmp_path / "run").mkdir()
+    RewardModel(first.scorer, tokenizer, 0.0, 1.5, {}, Ensemble(members, "min")).save(tmp_path / "run/R")
+    shape = {"steps": 1, "eval_every": 1, "learner": CONFIG.learner.model_copy(update={"missing_eos": "none"})}
+    run_stage(tmp_path / "run", parents, **shape)
+    run_stage(tmp_path / "alone", parents, **shape)
+    (row,), (alone,) = logged(tmp_path / "run"), logged(tmp_path / "alone")
+    # the same responses: their lower score of two is no higher than the first's alone, from its mean and of one scale
+    assert row["length/mean"] == alone["length/mean"]
+    assert row["reward/mean"] < alone["reward/mean"] + 1e-5 and math.isfinite(row["utility/total"])
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "ipo"])
