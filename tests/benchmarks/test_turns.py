@@ -63,6 +63,10 @@ def test_a_rate_is_the_amount_over_the_turn_s_own_time(monkeypatch: pytest.Monke
     assert rates == {"a": [5.0, 2.0], "b": [2.0, 6.0]}
 
 
+def test_a_contestant_may_say_which_seconds_count():
+    assert take_turns({"a": lambda: (6.0, 3.0)}, turns=2) == {"a": [2.0, 2.0]}
+
+
 def test_ratios_are_taken_turn_by_turn():
     """Load doubles everybody's time in the second turn: rates halve, the ratio stays."""
     rates = {OURS: [8.0, 4.0, 9.0], "other": [4.0, 2.0, 3.0]}
@@ -116,9 +120,11 @@ def test_results_are_published_as_printed_and_as_json(tmp_path: Path, capsys: py
     file = tmp_path / "results.json"
     chosen = options("about").parse_args(["--results", str(file), "--turns", "3"])
     assert chosen.turns == 3 and not chosen.quick
-    publish([result()], chosen)
+    publish([result()], chosen, ["a peer: not installed"])
     printed = capsys.readouterr().out
+    assert "left out: a peer: not installed\n" in printed
     assert table([result()]) in printed and "GEMM bfloat16, GFLOP/s" in printed
     record = json.loads(file.read_text())
     assert Result(**record["results"][0]) == result()
+    assert record["left_out"] == ["a peer: not installed"]
     assert all(value > 0 for value in record["ceiling"].values())
