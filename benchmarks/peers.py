@@ -79,9 +79,9 @@ class PlainBlock(nn.Module):
 class PlainGPT(nn.Module):
     """A GPT-2 in plain PyTorch: learnt positions, tied head, logits at every position."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.places = nn.Embedding(config.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(PlainBlock(config.d_model, config.n_heads) for _ in range(config.n_layers))
