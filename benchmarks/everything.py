@@ -20,7 +20,8 @@ from typing import Any
 from turns import Result, table
 
 HERE = Path(__file__).parent
-SCRIPTS = ("train.py", "generate.py", "tokenizer.py", "rlhf.py")
+RACE = "time_to_quality.py"
+SCRIPTS = ("train.py", "generate.py", "tokenizer.py", "rlhf.py", RACE)
 
 
 def run(script: str, flags: list[str]) -> dict[str, Any] | None:
@@ -86,16 +87,17 @@ def main() -> int:
     """Run all, write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two turns of small work each; writes nothing")
-    parser.add_argument("--turns", type=int, help="turns of each contestant")
+    parser.add_argument("--turns", type=int, help="turns of each contestant; the race to quality is always one")
     chosen = parser.parse_args()
-    flags = ["--quick"] * chosen.quick + (["--turns", str(chosen.turns)] if chosen.turns else [])
+    flags = ["--quick"] * chosen.quick
+    turns = ["--turns", str(chosen.turns)] if chosen.turns else []
     began, failed = time.perf_counter(), []
     found: list[Result] = []
     ceilings: dict[str, dict[str, float]] = {}
     left_out: list[str] = []
     for script in SCRIPTS:
         print(f"== {script}", flush=True)
-        record = run(script, flags)
+        record = run(script, flags if script == RACE else flags + turns)
         if record is None:
             failed.append(script)
             continue
