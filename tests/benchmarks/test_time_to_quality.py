@@ -40,6 +40,8 @@ def test_the_ratio_is_that_of_the_times_to_what_the_worse_one_ends_with():
     assert found.unit == "times an hour to 3.000 bits/byte"
     turned = time_to_quality.result([{OURS: worse, BASELINE: better}], {})
     assert turned.ratio == 0.25
+    nobody = run([(0, 4.0), (40, 4.0)])
+    assert time_to_quality.result([{OURS: nobody, BASELINE: nobody}], {}).ratio == 1.0
 
 
 def test_the_schedule_follows_the_clock(monkeypatch: pytest.MonkeyPatch):
