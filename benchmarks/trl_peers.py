@@ -182,6 +182,7 @@ def trl_sft(amounts: Amounts, packing: str, micro_rows: int) -> Work:
         max_length=amounts.seq_len,
         packing=True,
         packing_strategy=packing,
+        completion_only_loss=True,
         max_steps=amounts.steps,
     )
     documents = [document for row in amounts.documents(8 * amounts.rows) for document in row]
