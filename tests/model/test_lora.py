@@ -117,6 +117,7 @@ def test_merged_is_unmerged_and_sampling_sees_it(make_decoder: Make, dtype: torc
         assert not torch.allclose(base(IDS), logits, atol=0.1)
         with model.hold_casts(), model.hold_casts():
             held = model(IDS)
+            assert len(list(model.named_parameters())) == len(model.state_dict()), "what is held is no parameter"
         torch.testing.assert_close(held, logits, atol=1e-5 if dtype == torch.float32 else 0, rtol=0)
         assert all(getattr(module, "held", None) is None for module in model.modules())
     prompts, options = IDS[:, :5].tolist() * 4, {"seeds": range(12), "max_new_tokens": 9, "stop_ids": [2]}
@@ -140,10 +141,13 @@ def test_compiled_blocks_have_the_same_gradients(make_decoder: Make) -> None:
             model.compile_blocks()
         loss = model(IDS).logsumexp(-1).sum()
         loss.backward()
+        found.append((loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        with torch.no_grad(), model.hold_casts():
+            model(IDS)
+        model(IDS)  # sampling between steps compiles nothing anew
         # One block's code serves all that pass a gradient on; the first has none to pass on: the embedding is frozen.
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * compiled
         assert not torch._dynamo.utils.counters["graph_break"]
-        found.append((loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     (loss, gradients), (compiled_loss, compiled_gradients) = found
     assert compiled_loss == pytest.approx(loss, rel=1e-6) and set(compiled_gradients) == set(gradients)
     for name, gradient in compiled_gradients.items():

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 class Linear(nn.Linear):
     """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
 
-    held: "Held | None" = None
-    """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None):
+        super().__init__(in_features, out_features, bias, device)
+        self.held: Held | None = None
+        """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

@@ -189,7 +189,7 @@ class Decoder(nn.Module):
                 for group in groups:
                     group[0].held = Held(*joint_weights(group, self.compute_dtype))
                 for norm in norms:
-                    norm.held = norm.weight.to(self.compute_dtype)
+                    norm.held = norm.weight.detach().to(self.compute_dtype)  # a Parameter would be one of the module
                 self._held_head = Held(self.head_weight.to(self.compute_dtype))
             yield
         finally:
