@@ -89,6 +89,25 @@ def test_linear_lm_loss_equals_lm_loss(share):
         torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("form", ["sum", "tokens"])
+def test_a_frozen_operand_leaves_the_others_gradient_as_it_is(frozen, form):
+    def gradients(*fixed):
+        operands = list(sample(torch.float64, n=30)[:2])
+        for index in fixed:
+            operands[index].requires_grad_(False)
+        hidden, weight = operands
+        ids = torch.arange(30).view(3, 10) % 19
+        if form == "sum":
+            linear_lm_loss(hidden.view(3, 10, 8), weight, ids, ids > 4, chunk=4).loss_sum.backward()
+        else:
+            linear_cross_entropy(hidden, weight, ids.flatten(), 4).sum().backward()
+        return [operand.grad for operand in operands]
+
+    both, one = gradients(), gradients(frozen)
+    assert one[frozen] is None and torch.equal(one[1 - frozen], both[1 - frozen])
+
+
 def test_lengths_must_match():
     with pytest.raises(ValueError, match="does not match"):
         linear_cross_entropy(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(2, dtype=torch.long))

@@ -11,17 +11,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trivium.base.errors import DataError, Interrupted, RunDirError, StageFailed
 from trivium.base.recipe import load_config
-from trivium.model import Decoder, Scorer, load_model, save_model
+from trivium.model import Decoder, LoRAConfig, Scorer, load_model, save_model
+from trivium.model.lora import load_adapter, merged, twin
+from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import ExecutionPart, FunctionPart, LengthPart, ModelPart, RewardModel
 from trivium.rewards.model import Ensemble
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
-from trivium.rl.learner import LearnerConfig
+from trivium.rl.learner import Learner, LearnerConfig
+from trivium.rl.rollout import Rollout
 from trivium.runs import MetricsLog, RunDir, read_manifest
 from trivium.sandbox import Sandbox
 from trivium.stages import rl
@@ -186,6 +190,48 @@ def test_over_optimisation_raises_the_alarm_and_may_end_the_round(tmp_path: Path
     assert ("the round ends here" in told) == (on_alarm == "stop")
     held = {row["step"]: row["heldout/gold"] for row in rows if "heldout/gold" in row}
     assert result["highest_gold"] == max(held.values()) and held[result["highest_gold_step"]] == max(held.values())
+
+
+def test_adapters_train_on_m1_and_resume_to_the_same_bits(
+    tmp_path: Path, parents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2 is M1 and its adapter/; the reference, whose tensors the policy shares, stays M1."""
+    changes = {"lora": LoRAConfig(rank=2, targets=("q_proj", "o_proj", "up_proj")), "keep": "last"}
+    changes |= {"learner": CONFIG.learner.model_copy(update={"optim": OptimConfig(lr=3e-3, kind="muon")})}
+    result = run_stage(tmp_path / "straight", parents, **changes)
+    rows = logged(tmp_path / "straight")
+    assert result["trained_parameters"] == 2 * 2 * ((32 + 32) + (32 + 32) + (32 + 48))
+    assert rows[0]["kl/sequence"] == pytest.approx(0, abs=1e-4) and rows[0]["sampler/gap_max"] < 1e-4
+    assert rows[-1]["utility/omega"] > 1e-4
+    before, after = (load_model(folder) for folder in (parents / "M1", tmp_path / "straight/M2"))
+    model = twin(before)
+    changes["lora"].attach(model)
+    load_adapter(model, tmp_path / "straight/M2/adapter")
+    assert all(torch.equal(after.state_dict()[name], tensor) for name, tensor in merged(model).state_dict().items())
+    changed = {
+        name for name, tensor in before.state_dict().items() if not torch.equal(after.state_dict()[name], tensor)
+    }
+    targets = changes["lora"].targets
+    assert changed == {name for name in before.state_dict() if name.removesuffix(".weight").endswith(targets)}
+
+    class Stopping(Learner):
+        """Dies in the fourth step."""
+
+        def update(self, rollout: Rollout, step: int, *arguments: Any) -> dict[str, float]:
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().update(rollout, step, *arguments)
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(rl, "Learner", Stopping)
+        run_stage(stopped, parents, **changes)
+    (checkpoint,) = (stopped / "rl/checkpoints").glob("step-*")
+    kept = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("policy:")]
+    assert len(kept) == 2 * 2 * 3 and all("lora_" in name for name in kept)
+    assert run_stage(stopped, parents, **changes) == result and logged(stopped) == rows
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        assert (stopped / "M2" / name).read_bytes() == (tmp_path / "straight/M2" / name).read_bytes()
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

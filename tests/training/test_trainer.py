@@ -15,10 +15,12 @@ from trivium.base.errors import Interrupted, StageFailed
 from trivium.base.machine import cxx_compiler
 from trivium.batch import Batch, LossOutput
 from trivium.data.packing import fill_rows, pack_examples
-from trivium.model import Decoder
+from trivium.model import Decoder, LoRAConfig
+from trivium.model.lora import add_lora
 from trivium.optim import OptimConfig, Optimizer
 from trivium.runs import MetricsLog, RunDir, open_stage, read_manifest, read_metrics
 from trivium.training import TrainConfig, Trainer, faults
+from trivium.training.checkpoint import unpack
 from trivium.training.losses import micro_losses
 
 Make = Callable[..., Decoder]
@@ -214,6 +216,31 @@ def test_a_run_that_died_between_checkpoints_goes_on_to_the_same_bits(
     # Where there is a checkpoint, nothing of the fresh model is left.
     second = Session(tmp_path / "broken", make_decoder(seed=5 if at >= 3 else 0))
     assert_same_run(second.fit(), straight)
+
+
+def test_only_adapters_train_and_are_kept_and_resume_to_the_same_bits(tmp_path: Path, make_decoder: Make) -> None:
+    def session(folder: str, seed: int = 0) -> Session:
+        model = make_decoder()
+        add_lora(model, LoRAConfig(rank=3), seed, "sft")
+        return Session(tmp_path / folder, model)
+
+    base, straight = make_decoder().state_dict(), session("straight").fit()
+    weights = straight.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in base.items())
+    factors = weights.keys() - base.keys()
+    fresh = session("fresh").model.state_dict()
+    assert len(factors) == 28 and not any(torch.equal(weights[name], fresh[name]) for name in factors)
+    assert all(parameter.grad is None for parameter in straight.model.parameters())
+    (adamw,) = straight.trainer.optimizer.parts  # although Muon was asked for
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert {key.rpartition("/")[0] for key in straight.trainer.optimizer.state_tensors()} == factors
+    assert set(unpack(straight.trainer.snapshot()[0], "model")) == factors
+
+    first = session("broken")
+    first.disturb[5] = crash
+    with pytest.raises(Crash):
+        first.fit()
+    assert_same_run(session("broken", seed=5).fit(), straight)
 
 
 @pytest.mark.skipif(cxx_compiler() is None, reason="torch.compile needs a C++ compiler")

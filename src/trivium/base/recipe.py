@@ -223,7 +223,8 @@ def _explain(error: ValidationError, sources: _Sources, cls: type[Config]) -> st
     reasons = list(dict.fromkeys(_reason(entry) for entry in entries))
     given = entries[0]["ctx"]["tag"] if "union_tag_invalid" in kinds else entries[0].get("input")
     if kinds & {"value_error", "assertion_error"}:
-        return f"{place}: {reasons[0].rstrip('.')}{more}."
+        text = f"{reasons[0].rstrip('.')}{more}"
+        return f"{place}: {text}" if text.endswith("?") else f"{place}: {text}."
     shown = "" if isinstance(given, dict) else f", got {_brief(given)}"
     return f"{place}: expected {' or '.join(reasons)}{shown}{more}."
 

@@ -55,6 +55,8 @@ def _unspread(module: Any) -> Any:
     kind = next(each for each in type(module).__mro__ if not issubclass(each, FSDPModule))
     with torch.device("meta"):
         plain = kind(module.config)
+        if module.adapter is not None:
+            module.adapter.attach(plain)
     for name, buffer in module.named_buffers():
         plain.get_submodule(name.rpartition(".")[0]).register_buffer(
             name.rpartition(".")[2], copy.copy(buffer), persistent=False

@@ -44,7 +44,7 @@ _INNER = {
 }
 
 
-def _hf_name(name: str) -> str:
+def hf_name(name: str) -> str:
     """blocks.3.attention.q_proj.weight -> model.layers.3.self_attn.q_proj.weight."""
     if name in _OUTER:
         return _OUTER[name]
@@ -55,7 +55,7 @@ def _hf_name(name: str) -> str:
 def save_model(model: Decoder, folder: Path, *, pad_id: int, bos_id: int | None, eos_id: int) -> None:
     """Write config.json, generation_config.json and model.safetensors; a `Scorer` becomes a one-label classifier."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_hf_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {hf_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if isinstance(model, Scorer):
         tensors.pop("lm_head.weight", None)
     with atomic_path(folder / "model.safetensors") as temporary:
@@ -182,7 +182,7 @@ def load_scorer(folder: Path) -> Scorer:
 
 
 def _load(kind: type[M], folder: Path) -> M:
-    config, tensors = read_config(folder), _read_tensors(folder)
+    config, tensors = read_config(folder), _read_all(folder)
     _check_size(config, tensors, folder)
     model = kind(config)
     model.load_state_dict(_fit(model, tensors, folder), strict=False)  # a classifier has no language-model head
@@ -212,25 +212,23 @@ def _fit(model: Decoder, tensors: dict[str, Tensor], folder: Path) -> dict[str, 
     """The tensors by the model's own names, in fp32; all that it needs are there, finite and of its shapes."""
     state: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
-        hf_name = _hf_name(name)
-        if hf_name not in tensors and name == "head.weight" and isinstance(model, Scorer):
+        key = hf_name(name)
+        if key not in tensors and name == "head.weight" and isinstance(model, Scorer):
             continue
-        _check_shape(tensors, hf_name, tuple(parameter.shape), folder)
-        if not tensors[hf_name].is_floating_point():
-            kind = str(tensors[hf_name].dtype).removeprefix("torch.")
-            raise ModelError(f"{folder}: tensor {hf_name!r} is of type {kind}. Convert the weights to floats.")
-        if not bool(tensors[hf_name].isfinite().all()):
-            raise ModelError(
-                f"{folder}: tensor {hf_name!r} holds NaN or infinite numbers. Train or copy the model anew."
-            )
-        state[name] = tensors[hf_name].to(torch.float32)
-    known = {_hf_name(name) for name in state} | {"lm_head.weight"}  # tied heads are often saved all the same
+        _check_shape(tensors, key, tuple(parameter.shape), folder)
+        if not tensors[key].is_floating_point():
+            kind = str(tensors[key].dtype).removeprefix("torch.")
+            raise ModelError(f"{folder}: tensor {key!r} is of type {kind}. Convert the weights to floats.")
+        if not bool(tensors[key].isfinite().all()):
+            raise ModelError(f"{folder}: tensor {key!r} holds NaN or infinite numbers. Train or copy the model anew.")
+        state[name] = tensors[key].to(torch.float32)
+    known = {hf_name(name) for name in state} | {"lm_head.weight"}  # tied heads are often saved all the same
     if left := [name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")]:
         raise ModelError(f"{folder}: the weights hold {left[0]!r}, for which config.json has no place. Copy both anew.")
     return state
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _read_all(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors.index.json").exists():
         parts = read_hf_json(folder, "model.safetensors.index.json").get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
@@ -244,12 +242,16 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         files = ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for name in files:
-        path = folder / name
-        if not path.exists():
-            raise ModelError(f"{folder} has no {name}. Pickled weights (.bin, .pt) are never read; convert them.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as safetensors ({error}). Copy the file again.") from error
+        tensors |= read_tensors(folder / name)
     return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of a model directory; raises `ModelError` where it is missing or damaged."""
+    if not path.exists():
+        raise ModelError(f"{path.parent} has no {path.name}. Pickled weights (.bin, .pt) are never read; convert them.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors ({error}). Copy the file again.") from error

@@ -12,12 +12,18 @@ from torch import Tensor, nn
 class Linear(nn.Linear):
     """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
 
-    held: "Held | None" = None
-    """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None):
+        super().__init__(in_features, out_features, bias, device)
+        self.held: Held | None = None
+        """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         return self.held(input) if self.held is not None else F.linear(input, *joint_weights((self,), input.dtype))
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """(out_features, in_features): what inputs are multiplied by."""
+        return self.weight.to(dtype)
 
 
 def joint(input: Tensor, *maps: Linear) -> Sequence[Tensor]:
@@ -39,7 +45,7 @@ def joint(input: Tensor, *maps: Linear) -> Sequence[Tensor]:
 
 def joint_weights(maps: Sequence[Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """The matrix and the bias of all maps as one."""
-    weights = [each.weight.to(dtype) for each in maps]
+    weights = [each.matrix(dtype) for each in maps]
     biases = [each.bias.to(dtype) for each in maps if each.bias is not None]
     return weights[0] if len(maps) == 1 else torch.cat(weights), torch.cat(biases) if biases else None
 
@@ -97,11 +103,12 @@ class _CPURMSNorm(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (grad,) = grads
         normed, scale, weight = ctx.saved_tensors
-        product = grad * normed
-        weight_grad = product.flatten(0, -2).sum(0, dtype=_at_least_fp32(grad.dtype)).to(weight.dtype)
+        product, weight_grad = grad * normed, None
+        if ctx.needs_input_grad[1]:
+            weight_grad = product.flatten(0, -2).sum(0, dtype=_at_least_fp32(grad.dtype)).to(weight.dtype)
         mean = (product @ weight[:, None]).div_(normed.shape[-1])
         return (grad * weight).sub_(normed * mean).mul_(scale), weight_grad, None
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
 from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights
 from trivium.model.rope import rotary_table, spread
+
+if TYPE_CHECKING:
+    from trivium.model.lora import LoRAConfig
 
 
 class FeedForward(nn.Module):
@@ -70,6 +73,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.adapter: LoRAConfig | None = None
+        """The low-rank adapters on it, where it has any."""
         self._held_head: Held | None = None
         self._compiled: Callable[..., Tensor] | None = None
         self.recompute = False
@@ -165,10 +170,11 @@ class Decoder(nn.Module):
     def hold_casts(self) -> Iterator[None]:
         """Cast and join the matrices once for all passes within, none of which may follow an update or want a gradient.
 
-        Decoding casts every weight for every token otherwise: at one row that is most of its time. The values are the
-        same. Nothing is held where weights are computed with as they are.
+        Decoding casts every weight for every token otherwise, and merges every adapter: at one row that is most of its
+        time. The values are the same. Nothing is held where weights are computed with as they are.
         """
-        if self.compute_dtype == self.head_weight.dtype or self._held_head is not None:
+        as_they_are = self.compute_dtype == self.head_weight.dtype and self.adapter is None
+        if as_they_are or self._held_head is not None:
             yield
             return
         norms = [module for module in self.modules() if isinstance(module, RMSNorm)]
@@ -183,7 +189,7 @@ class Decoder(nn.Module):
                 for group in groups:
                     group[0].held = Held(*joint_weights(group, self.compute_dtype))
                 for norm in norms:
-                    norm.held = norm.weight.to(self.compute_dtype)
+                    norm.held = norm.weight.detach().to(self.compute_dtype)  # a Parameter would be one of the module
                 self._held_head = Held(self.head_weight.to(self.compute_dtype))
             yield
         finally:

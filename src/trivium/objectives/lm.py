@@ -130,16 +130,14 @@ class _LinearNLLSum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         softmax = _Softmax(hidden, weight, chunk)
         total = torch.zeros((), dtype=softmax.wide, device=hidden.device)
-        differentiable = any(ctx.needs_input_grad[:2])
-        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if differentiable else None
-        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if differentiable else None
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if for_hidden else None
+        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if for_weight else None
         for part in softmax.parts(hidden.shape[0]):
             rows, ids = hidden[part], targets[part, None]
             total += softmax.forward(rows, weight, ids, 1.0).sum()
-            if hidden_grad is not None and weight_grad is not None:
-                error = softmax.error(ids)
-                torch.mm(error, weight, out=hidden_grad[part])
-                weight_grad += error.t() @ rows
+            if for_hidden or for_weight:
+                _add_gradients(softmax.error(ids), rows, weight, part, hidden_grad, weight_grad)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
         return total
@@ -148,7 +146,12 @@ class _LinearNLLSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad.to(hidden_grad.dtype), (weight_grad * grad).to(ctx.weight_dtype), None, None
+        return (
+            None if hidden_grad is None else hidden_grad * grad.to(hidden_grad.dtype),
+            None if weight_grad is None else (weight_grad * grad).to(ctx.weight_dtype),
+            None,
+            None,
+        )
 
 
 class _LinearNLL(torch.autograd.Function):
@@ -169,12 +172,22 @@ class _LinearNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, targets = ctx.saved_tensors
         softmax = _Softmax(hidden, weight, ctx.chunk)
-        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-        weight_grad = torch.zeros_like(weight, dtype=softmax.wide)
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if for_hidden else None
+        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if for_weight else None
         for part in softmax.parts(hidden.shape[0]):
             rows, ids = hidden[part], targets[part, None]
             softmax.forward(rows, weight, ids, ctx.temperature)
             error = softmax.error(ids, grad[part, None] / ctx.temperature)
-            torch.mm(error, weight, out=hidden_grad[part])
-            weight_grad += error.t() @ rows
-        return hidden_grad, weight_grad.to(weight.dtype), None, None, None
+            _add_gradients(error, rows, weight, part, hidden_grad, weight_grad)
+        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+
+
+def _add_gradients(
+    error: Tensor, rows: Tensor, weight: Tensor, part: slice, hidden_grad: Tensor | None, weight_grad: Tensor | None
+) -> None:
+    """Put in what a chunk has to say of those gradients that are wanted; a frozen head has none."""
+    if hidden_grad is not None:
+        torch.mm(error, weight, out=hidden_grad[part])
+    if weight_grad is not None:
+        weight_grad += error.t() @ rows

@@ -21,7 +21,8 @@ class OptimConfig(Config):
     """How weights are updated."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """`muon` gives the matrices inside the blocks to Muon and the rest to AdamW; `adamw` takes all."""
+    """`muon` gives the matrices inside the blocks to Muon and the rest, low-rank adapters included, to AdamW; `adamw`
+    takes all."""
     lr: float = Field(default=3e-3, ge=0)
     """Peak learning rate of AdamW."""
     vector_lr: float | None = Field(default=None, ge=0)
@@ -68,7 +69,8 @@ class Optimizer:
             hidden = parameter.dim() == 2 and "blocks." in name
             if name in rates:
                 continue
-            if hidden and config.kind == "muon":
+            factor = name.endswith(("lora_A", "lora_B"))  # to orthogonalise a factor says nothing of the product
+            if hidden and not factor and config.kind == "muon":
                 muon.append(parameter)
             elif parameter.dim() >= 2:
                 decayed.append(parameter)

@@ -1,5 +1,6 @@
-"""Writing a model where the contract says: Hugging Face files, tokenizer and a model card."""
+"""Writing a model where the contract says: Hugging Face files, tokenizer, adapters and a model card."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,31 @@ from trivium.base.files import write_text
 from trivium.base.ranks import is_main
 from trivium.distributed import gathered
 from trivium.model import Decoder, save_model
+from trivium.model.lora import merged, save_adapter
 from trivium.tokenizer import Tokenizer
 
+ADAPTER = "adapter"
+"""Folder of a model directory that holds its low-rank adapters once more, apart from the weights."""
 
-def save_artifact(model: Decoder, tokenizer: Tokenizer, folder: Path, title: str, facts: dict[str, Any]) -> None:
-    """A model directory that opens in transformers, with a README of what it is. Written by rank 0; all must ask."""
+
+def save_artifact(
+    model: Decoder, tokenizer: Tokenizer, folder: Path, title: str, facts: dict[str, Any], base: str = ""
+) -> None:
+    """A model directory that opens in transformers, with a README of what it is. Written by rank 0; all must ask.
+
+    Args:
+        base: of a model with adapters, the one that they are for; its weights are written merged, and the adapters
+            beside them.
+    """
     model = gathered(model)
     if not is_main():
         return
+    if model.adapter is None:
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    else:
+        save_adapter(model, folder / ADAPTER, base)
+        facts = facts | {ADAPTER: f"rank {model.adapter.rank} on {base}, in `{ADAPTER}/` for PEFT"}
+    model = merged(model)
     save_model(model, folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     tokenizer.save(folder)
     config = model.config

@@ -85,7 +85,7 @@ class Recipe(Config):
         limit, name = self.model.max_seq_len, "model.max_seq_len"
         problem = _excess("pretrain.seq_len", self.pretrain.seq_len, limit, name)
         if not (problem or self.sft.parent):
-            problem = self.too_long(limit, name)
+            problem = self.too_long(limit, name) or self.too_wide(self.model)
         if problem:
             raise ValueError(problem)
         return self
@@ -96,6 +96,10 @@ class Recipe(Config):
         answering = ("sft", "collect", "reward", "rl", "evaluate")
         lengths |= {f"{part}.max_new_tokens": getattr(self, part).max_new_tokens for part in answering}
         return next((text for key, length in lengths.items() if (text := _excess(key, length, limit, name))), None)
+
+    def too_wide(self, shape: ModelConfig) -> str | None:
+        """The first rank of adapters that exceeds a matrix of the model to fine-tune."""
+        return self.sft.lora.too_wide(shape, "sft.lora") or self.rl.lora.too_wide(shape, "rl.lora")
 
     @property
     def directory(self) -> Path:

@@ -46,6 +46,8 @@ def check_inputs(recipe: "Recipe", to_come: set[str]) -> None:
         Tokenizer.load(parent).check_fits(config.vocab_size)
         if problem := recipe.too_long(config.max_seq_len, f"the context of {parent}"):
             raise ConfigError(f"{problem}.")
+        if problem := recipe.too_wide(config):
+            raise ConfigError(f"{problem}.")
     if to_come & {"sft", "rl", "evaluate"} and recipe.sft.path:
         split_examples(recipe.sft, recipe.seed, Drops(recipe.sft.on_error))
     if to_come & {"rl", "evaluate"}:

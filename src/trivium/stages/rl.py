@@ -17,7 +17,8 @@ from trivium.data.examples import ExampleLoader
 from trivium.distributed import gathered, shard
 from trivium.evaluation.gauge import find_alarm
 from trivium.evaluation.utility import measure_utility
-from trivium.model import Scorer
+from trivium.model import Decoder, Scorer
+from trivium.model.lora import add_lora, load_adapter, twin
 from trivium.objectives.preference import dpo_beta
 from trivium.preferences.pairs import ranked_from_store
 from trivium.preferences.store import PreferenceStore
@@ -31,7 +32,7 @@ from trivium.rl.learner import Learner
 from trivium.rl.rollout import Rollout, sample_rollout
 from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
-from trivium.stages.artifacts import save_artifact
+from trivium.stages.artifacts import ADAPTER, save_artifact
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.gold import Gold
 from trivium.stages.judging import encode_prompt
@@ -42,7 +43,7 @@ from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
 from trivium.tokenizer import Tokenizer
 from trivium.training import Loop
-from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.checkpoint import Checkpoint, load_weights, pack, trained_weights, unpack
 from trivium.training.faults import Level
 
 GAUGE = ("reward/mean", "gold/mean", "gold/n")
@@ -72,7 +73,8 @@ def run(
         with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics:
             session = _Session(context, config, sft, stage, metrics, sandbox, round, policy, reward, base)
             result = session.fit() | {"departures": inexact}
-        save_artifact(session.policy, session.tokenizer, artifact, "improved by reinforcement learning", result)
+        title = "improved by reinforcement learning"
+        save_artifact(session.policy, session.tokenizer, artifact, title, result, base.name)
         return result, [artifact]
 
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
@@ -104,8 +106,8 @@ class _Session:
         self.context, self.config, self.stage, self.sandbox, self.round = context, config, stage, sandbox, round
         self.metrics, self.loop = metrics, Loop(stage, config, metrics, offset=round * config.steps)
         self.tokenizer = Tokenizer.load(policy)
-        self.policy, self.reference = context.load_model(policy), context.load_model(base)
-        self.reference.requires_grad_(False)
+        self.reference = context.load_model(base).requires_grad_(False)
+        self.policy = self._adapted(policy) if config.lora.rank else context.load_model(policy)
         self.reward = RewardModel.load(reward)
         context.place(self.reward.scorer)
         self.rewards = open_rewards(config, self.reward, sandbox, context.seed)
@@ -140,6 +142,14 @@ class _Session:
                 f"({found['passed']} pass all tests): a policy may learn to exploit them",
             )
         return found
+
+    def _adapted(self, policy: Path) -> Decoder:
+        """M1 with adapters, on the reference's own tensors; later rounds go on with those of the round before."""
+        model = twin(self.reference)
+        add_lora(model, self.config.lora, self.context.seed, "rl")
+        if self.round:
+            load_adapter(model, policy / ADAPTER)
+        return model
 
     @property
     def _updates(self) -> int:
@@ -220,12 +230,10 @@ class _Session:
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `restore` takes. A rollout is whole within a step: one that was under way is drawn again, the same."""
         learner = self.learner
-        tensors = pack(
-            policy=dict(self.policy.state_dict()), optimizer=learner.optimizer.state_tensors(), best=self.best
-        )
+        tensors = pack(policy=trained_weights(self.policy), optimizer=learner.optimizer.state_tensors(), best=self.best)
         if learner.critic is not None and learner.critic_optimizer is not None:
             tensors |= pack(
-                critic=dict(learner.critic.state_dict()), critic_optimizer=learner.critic_optimizer.state_tensors()
+                critic=trained_weights(learner.critic), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
         state = {
             "session": self.state,
@@ -243,8 +251,10 @@ class _Session:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
         self.policy = gathered(self.policy)
         if self.best:
-            self.policy.load_state_dict(self.best)
-        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
+            load_weights(self.policy, self.best)
+        trained = sum(tensor.numel() for tensor in trained_weights(self.policy).values())
+        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()}
+        result |= {"trained_parameters": trained} | self.state
         return result | ({"mutants": self.mutants} if self.mutants else {})
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
@@ -367,5 +377,5 @@ class _Session:
             if key in row and sign * row[key] > sign * self.state.get(name, -sign * math.inf):
                 self.state |= {name: row[key], f"{name}_step": step + 1}
                 if self.config.keep == name:
-                    self.best = {each: tensor.detach().clone() for each, tensor in policy.state_dict().items()}
+                    self.best = {each: tensor.clone() for each, tensor in trained_weights(policy).items()}
         return row

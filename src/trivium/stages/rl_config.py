@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trivium.base.config import MOST
+from trivium.model import LoRAConfig
 from trivium.optim import OptimConfig
 from trivium.rewards import AnyReward
 from trivium.rewards.learned import ModelPart
@@ -55,6 +56,8 @@ class RLConfig(LoopConfig):
         optim=OptimConfig(lr=5e-5, vector_lr=2e-2, eps=1e-5, warmup_steps=5, decay_fraction=1.0),
     )
     """The update."""
+    lora: LoRAConfig = LoRAConfig()
+    """Low-rank adapters on M1 instead of all the policy's weights; the critic trains in full all the same."""
     sft_rows: int = Field(default=12, ge=1, le=MOST)
     """Packed rows of fine-tuning data in each update, when alpha > 0 (PPO-ptx)."""
     ppo: PPOConfig = PPOConfig()

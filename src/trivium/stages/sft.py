@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trivium.base.config import MOST
 from trivium.base.errors import ConfigError
@@ -14,7 +14,8 @@ from trivium.base.seeding import derive_seed
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader, load_examples
 from trivium.distributed import gathered, shard
-from trivium.model import Decoder
+from trivium.model import Decoder, LoRAConfig
+from trivium.model.lora import add_lora
 from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
 from trivium.records import Example
@@ -28,6 +29,7 @@ from trivium.stages.tasks import TaskConfig
 from trivium.tasks.ladder import examples as ladder_examples
 from trivium.tokenizer import Tokenizer
 from trivium.training import TrainConfig, Trainer
+from trivium.training.checkpoint import load_weights, trained_weights
 from trivium.training.losses import micro_losses
 
 
@@ -56,6 +58,8 @@ class SFTConfig(TrainConfig):
     """At a bad or too long example: stop, or leave it out and count it."""
     optim: OptimConfig = OptimConfig(kind="muon", lr=2e-3, muon_lr=0.01, warmup_steps=10, decay_fraction=0.6)
     """The optimiser."""
+    lora: LoRAConfig = LoRAConfig()
+    """Low-rank adapters instead of all weights."""
     eval_every: int = Field(default=50, ge=1)
     """Steps between evaluations: held-out loss and pass@1 by execution."""
     eval_tasks: int = Field(default=64, ge=0, le=MOST)
@@ -64,6 +68,14 @@ class SFTConfig(TrainConfig):
     """Cap on a sampled answer in these evaluations."""
     keep: Literal["last", "best"] = "last"
     """Weights that become M1: the last, or those of lowest held-out loss."""
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> "SFTConfig":
+        if self.lora.rank and self.init == "random":
+            raise ValueError(
+                'lora.rank > 0 adapts the parent, which init = "random" forgets. Set one of them otherwise'
+            )
+        return self
 
 
 def split_examples(config: SFTConfig, seed: int, drops: Drops) -> tuple[list[Example], list[Example]]:
@@ -100,6 +112,7 @@ def heldout_loss(model: Decoder, loader: ExampleLoader) -> tuple[torch.Tensor, t
 def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> dict[str, Any]:
     """Fine-tune the parent on examples."""
     parent = Path(config.parent) if config.parent else context.run.artifact("M0")
+    name = str(parent) if config.parent else parent.name
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
         model, tokenizer = context.load_model(parent), Tokenizer.load(parent)
@@ -107,6 +120,8 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
             model.cpu().initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
             model.to(context.device)
             note(stage, "the parent's weights were replaced by random ones (sft.init = random)")
+        if config.lora.rank:
+            add_lora(model, config.lora, context.seed, "sft")
         drops = Drops(config.on_error)
         train, held = split_examples(config, context.seed, drops)
         loader = ExampleLoader(train, tokenizer, config.seq_len, config.batch_size, context.seed, drops)
@@ -135,17 +150,17 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
             )
         model = gathered(model)
         if config.keep == "best" and trainer.tensors:
-            model.load_state_dict(trainer.tensors)
+            load_weights(model, trainer.tensors)
         result = {"steps": steps, "tokens": tokens, "examples": len(train), "compiled": compiled}
+        result |= {"trained_parameters": sum(tensor.numel() for tensor in trained_weights(model).values())}
         result |= {"heldout_loss": trainer.state.get("last_loss"), "best_loss": trainer.state.get("best_loss")}
-        save_artifact(model, tokenizer, context.run.artifact("M1"), "fine-tuned on coding tasks", result)
+        save_artifact(model, tokenizer, context.run.artifact("M1"), "fine-tuned on coding tasks", result, name)
         return result, [context.run.artifact("M1")]
 
     inputs: dict[str, Path | str] = {"parent": parent}
     if config.path:
         inputs["examples"] = Path(config.path)
-    names = [parent.name if not config.parent else str(parent)]
-    return perform(context, "sft", __name__, config, inputs=inputs, parents=names, together=True, body=body)
+    return perform(context, "sft", __name__, config, inputs=inputs, parents=[name], together=True, body=body)
 
 
 def _evaluation(
@@ -171,7 +186,7 @@ def _evaluation(
             if loss < trainer.state.get("best_loss", math.inf):
                 trainer.state["best_loss"] = loss
                 if config.keep == "best":
-                    trainer.tensors = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+                    trainer.tensors = {name: tensor.clone() for name, tensor in trained_weights(plain).items()}
         if config.eval_tasks and not config.path:
             answers = answer_tasks(
                 plain,

@@ -257,9 +257,15 @@ def unpack(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{group}:"): t for name, t in tensors.items() if name.startswith(f"{group}:")}
 
 
+def trained_weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """The parameters that train; those that are frozen are where they were read from."""
+    state = module.state_dict(keep_vars=True)
+    return {name: tensor.detach() for name, tensor in state.items() if tensor.requires_grad}
+
+
 def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put checkpointed parameters back in place, of a module that is spread this rank's share."""
-    places = module.state_dict()
+    """Put what `trained_weights` gave back in place, of a module that is spread this rank's share."""
+    places = trained_weights(module)
     if places.keys() != tensors.keys():
         raise KeyError(f"the checkpoint holds other weights: {sorted(places.keys() ^ tensors.keys())[:3]}")
     with torch.no_grad():

@@ -13,7 +13,7 @@ from trivium.base.ranks import totals, world
 from trivium.batch import LossOutput
 from trivium.optim import Optimizer
 from trivium.runs import MetricsLog, StageDir
-from trivium.training.checkpoint import Checkpoint, load_weights, pack, unpack
+from trivium.training.checkpoint import Checkpoint, load_weights, pack, trained_weights, unpack
 from trivium.training.faults import Level
 from trivium.training.loop import Loop, LoopConfig
 
@@ -86,9 +86,7 @@ class Trainer:
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Weights, moments and what the hooks keep."""
-        tensors = pack(
-            model=dict(self.module.state_dict()), optimizer=self.optimizer.state_tensors(), hook=self.tensors
-        )
+        tensors = pack(model=trained_weights(self.module), optimizer=self.optimizer.state_tensors(), hook=self.tensors)
         return tensors, {"hooks": self.state, "level": self._level.value}
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -102,6 +102,11 @@ CASES = [
         "a list that is no JSON", "--data.sources [corpus: not valid JSON: ….", "run mine.toml --data.sources '[corpus'"
     ),
     case(
+        "a near miss of an adapter's targets",
+        "--rl.lora.targets: a block has no linear map 'qproj'. Did you mean q_proj?",
+        "run mine.toml --rl.lora.rank 2 --rl.lora.targets qproj v_proj",
+    ),
+    case(
         "one of two betas",
         "--pretrain.optim.betas: expected more than 1 values.",
         "run mine.toml --pretrain.optim.betas 0.9",

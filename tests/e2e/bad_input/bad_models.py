@@ -342,6 +342,11 @@ CASES = [
         command="run mine.toml --name fresh --sft.parent m",
     ),
     case(
+        "adapters wider than the parent's matrices",
+        "sft.lora.rank = 33 exceeds 32, the shorter side of q_proj. Lower it.",
+        "run mine.toml --name fresh --model.d_model 64 --sft.parent runs/mine/M0 --sft.lora.rank 33",
+    ),
+    case(
         "R that has lost its figures",
         "runs/mine/R/rm.json cannot be read (No such file or directory). Name a reward model made here.",
         "rl mine.toml --force",
