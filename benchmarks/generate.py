@@ -4,7 +4,8 @@
     python benchmarks/generate.py --batches 1 256
 
 64-token prompts, all different, and 64 new tokens. Then responses that end where they end: random weights draw all ids
-about alike often, so a few dozen of them, taken as end tokens, make lengths geometric, cut at 64.
+about alike often, so a few dozen of them, taken as end tokens, make lengths geometric, cut at 64; there the engine is
+also measured against itself with static batches. At last the time to the first token.
 """
 
 import random
@@ -19,6 +20,7 @@ from trivium.generation import generate
 from trivium.model import Decoder, ModelConfig
 
 TARGETS = {1: 2.5, 16: 4.0, 64: 5.0, 256: 5.0}
+UNEVEN_TARGET = 1.7
 PROMPT = NEW = 64
 MEAN_LENGTH = 36
 """Of a response that the cap does not cut."""
@@ -30,19 +32,26 @@ def prompts(count: int, vocab_size: int) -> list[list[int]]:
     return [[rng.randrange(vocab_size) for _ in range(PROMPT)] for _ in range(count)]
 
 
-def sampled(model: Decoder, rows: list[list[int]], batch: int, stops: Sequence[int]) -> Work:
-    """Trivium's engine."""
+def sampled(
+    model: Decoder, rows: list[list[int]], batch: int, stops: Sequence[int], new: int = NEW, static: bool = False
+) -> Work:
+    """Trivium's engine; `static` hands it one batch at a time, so that no row is replaced before all have ended."""
 
-    def work() -> float:
+    def draw(part: list[list[int]]) -> int:
         found = generate(
-            model, rows, seeds=range(len(rows)), max_new_tokens=NEW, stop_ids=stops, temperature=1.0, batch_size=batch
+            model, part, seeds=range(len(part)), max_new_tokens=new, stop_ids=stops, temperature=1.0, batch_size=batch
         )
         return sum(len(sample.ids) for sample in found)
+
+    def work() -> float:
+        return sum(draw(rows[at : at + batch]) for at in range(0, len(rows), batch)) if static else draw(rows)
 
     return work
 
 
-def generated(config: ModelConfig, dtype: torch.dtype, rows: list[list[int]], batch: int, stops: Sequence[int]) -> Work:
+def generated(
+    config: ModelConfig, dtype: torch.dtype, rows: list[list[int]], batch: int, stops: Sequence[int], new: int = NEW
+) -> Work:
     """The `generate` of transformers with its dynamic cache, sampling from the whole distribution.
 
     Padding after an end does not count.
@@ -57,7 +66,7 @@ def generated(config: ModelConfig, dtype: torch.dtype, rows: list[list[int]], ba
                 out = model.generate(
                     part,
                     attention_mask=torch.ones_like(part),
-                    max_new_tokens=NEW,
+                    max_new_tokens=new,
                     do_sample=True,
                     top_k=0,
                     temperature=1.0,
@@ -86,12 +95,26 @@ def compare_uneven(count: int, batch: int, turns: int, size: str) -> list[Result
     config = shape(size)
     rows = prompts(count, config.vocab_size)
     stops = list(range(round(config.vocab_size / MEAN_LENGTH)))
+    model = ours(config)
     contestants = {
-        OURS: sampled(ours(config), rows, batch, stops),
+        OURS: sampled(model, rows, batch, stops),
+        "trivium, static": sampled(model, rows, batch, stops, static=True),
         "transformers bf16, static": generated(config, torch.bfloat16, rows, batch, stops),
     }
     settings = {"size": size, "batch": batch, "prompts": count, "prompt": PROMPT, "new": f"1 to {NEW}", "dtype": "bf16"}
-    return results(f"sampling, uneven lengths, batch {batch}", take_turns(contestants, turns), "tokens/s", settings)
+    found = take_turns(contestants, turns)
+    return results(f"sampling, uneven lengths, batch {batch}", found, "tokens/s", settings, UNEVEN_TARGET)
+
+
+def compare_first(turns: int, size: str) -> list[Result]:
+    """Time to the first token of one prompt, as its inverse: prompts a second with one new token each."""
+    config = shape(size)
+    rows = prompts(8, config.vocab_size)
+    contestants = {OURS: sampled(ours(config), rows, 1, [], new=1, static=True)}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        contestants[f"transformers {name}"] = generated(config, dtype, rows, 1, [], new=1)
+    settings = {"size": size, "batch": 1, "prompt": PROMPT, "new": 1, "dtype": "bf16"}
+    return results("first token", take_turns(contestants, turns), "prompts/s", settings, 1.0)
 
 
 def main() -> None:
@@ -105,6 +128,7 @@ def main() -> None:
     for batch in [min(chosen.batches)] if chosen.quick else chosen.batches:
         found += compare(batch, turns, size)
     found += compare_uneven(8, 4, turns, size) if chosen.quick else compare_uneven(256, 64, turns, size)
+    found += compare_first(turns, size)
     publish(found, chosen)
 
 
