@@ -166,7 +166,7 @@ def test_figures_are_by_split_source_and_annotator(tmp_path: Path, start: Path) 
     run_stage(tmp_path, start, CONFIG)
     figures = json.loads((tmp_path / "R-1/rm.json").read_text())
     people, pairs = figures["annotators"], figures["pairs_heldout"]
-    assert set(people) == {"person 1", "person 3"}  # who judged the held-out prompts
+    assert set(people) == {"p2", "p4"}  # who judged the held-out prompts, by pseudonym
     assert figures["accuracy"] == pytest.approx(sum(e["accuracy"] * e["pairs"] for e in people.values()) / pairs)
     assert figures["sources"] == {
         "human": {key: figures[key] for key in ("accuracy", "accuracy_ci")} | {"pairs": pairs}

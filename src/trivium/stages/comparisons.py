@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from trivium.base.errors import DataError
 from trivium.base.seeding import python_rng
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.pairs import RankedPrompt, ranked_from_store, ranked_prompts
+from trivium.preferences.people import pseudonyms, shown_name
+from trivium.preferences.statistics import label_sources
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards.learning import RankedTokens
 from trivium.runs import StageDir
@@ -101,13 +104,25 @@ def training_groups(
 def heldout_by_annotator(
     context: Context, config: RewardConfig, tokenizer: Tokenizer, round: int
 ) -> dict[str, list[RankedTokens]]:
-    """The held-out groups so far by who judged: what each annotator said alone."""
+    """The held-out groups so far by who judged, people by pseudonym: what each annotator said alone."""
     judged: dict[str, list[Judgement]] = {}
     with PreferenceStore(context.run.preferences_path, create=False) as store:
+        alias = pseudonyms(store)
         for each in range(round + 1):
             for stored in store.training_judgements("heldout", round=each):
-                judged.setdefault(stored.judgement.annotator, []).append(stored.judgement)
+                judged.setdefault(shown_name(stored.judgement, alias), []).append(stored.judgement)
     return {name: tokenise(ranked_prompts(own), tokenizer, config.seq_len)[0] for name, own in judged.items()}
+
+
+def label_figures(context: Context, train: Sequence[RankedTokens], round: int) -> dict[str, Any]:
+    """Where the labels came from: per source its judgements, annotators and pairs to train on."""
+    with PreferenceStore(context.run.preferences_path, create=False) as store:
+        found = label_sources(store, round)
+    for name, part in found.items():
+        part["pairs_train"] = sum(
+            a < b for each in train if each.source == name for a in each.tiers for b in each.tiers
+        )
+    return found
 
 
 def source_weight(config: RewardConfig, source: str) -> float:

@@ -1,7 +1,6 @@
 """Train the reward model on the collected comparisons; the artifact is R."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from trivium.evaluation.reward_figures import (
 )
 from trivium.model import Scorer
 from trivium.optim import Optimizer
-from trivium.preferences.statistics import label_sources
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards.ensemble import average_weights, score_deviation
 from trivium.rewards.learning import RankedTokens, RewardSchedule, RewardStep, as_trained, in_training, learning_rates
 from trivium.rewards.model import Ensemble, RewardModel, member_folders
 from trivium.runs import MetricsLog, StageDir
-from trivium.stages.comparisons import heldout_by_annotator, source_weight, tokenise, training_groups
+from trivium.stages.comparisons import heldout_by_annotator, label_figures, source_weight, tokenise, training_groups
 from trivium.stages.judging import answer_tasks, encode_prompt
 from trivium.stages.reward_config import RewardConfig
 from trivium.stages.stage import Context, note, perform
@@ -60,7 +58,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
             "pairs_train": sum(sum(a < b for a in group.tiers for b in group.tiers) for group in train),
             "prompts_train": len(train),
             "prompts_heldout": len(held),
-            "labels": _labels(context, train, round),
+            "labels": label_figures(context, train, round),
             "source_weights": {name: source_weight(config, name) for name in sorted({group.source for group in train})},
         }
         _gate(config, stage, figures)
@@ -109,17 +107,6 @@ def _members(
         heads = [0 if config.aggregate == "weight_average" else number for number in range(config.ensemble)]
         starts = [(Scorer.from_decoder(body, _generator(context.seed, "reward head", head)), None) for head in heads]
     return [RewardModel(context.place(scorer), tokenizer, figures={"nu": nu} if nu else {}) for scorer, nu in starts]
-
-
-def _labels(context: Context, train: Sequence[RankedTokens], round: int) -> dict[str, Any]:
-    """Where the labels came from: per source its judgements, annotators and pairs to train on."""
-    with PreferenceStore(context.run.preferences_path, create=False) as store:
-        found = label_sources(store, round)
-    for name, part in found.items():
-        part["pairs_train"] = sum(
-            a < b for each in train if each.source == name for a in each.tiers for b in each.tiers
-        )
-    return found
 
 
 def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
