@@ -11,7 +11,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types docs bench bench-parts soak check-learning check-resume check-ranks gpu-check lock clean
+.PHONY: help setup quickstart test lint types docs bench bench-parts soak check-learning check-resume check-ranks check-labels gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ check-resume: $(STAMP) ## fifty SIGKILLs over a small run, which must end as the
 
 check-ranks: $(STAMP) ## two ranks under torchrun, killed, restarted and resharded, against one process (three minutes)
 	$(BIN)/python benchmarks/check_ranks.py $(ARGS)
+
+check-labels: $(STAMP) ## a scripted annotator on the labelling page of a small run: do the labels reach R and report? (two minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_labels.py $(ARGS)
 
 # GPU_PYTHON=python3 uses a Python that already has torch instead of .venv.
 gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## the tests that need a CUDA device

@@ -39,6 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PROBE = "CHECK_RESUME_PROBE"
 NAME = "small"
+REWARDS = '{"kind":"model"},{"kind":"execution","weight":0.2},{"kind":"length","weight":0.1}'
 FLAGS = f"""
 --compute.threads 1 --compute.precision fp32 --data.sources {ROOT / "src/trivium/objectives"} --tokenizer.vocab_size 400
 --model.n_layers 2 --model.d_model 48 --pretrain.steps 6 --pretrain.batch_size 8 --pretrain.eval_every 3
@@ -48,7 +49,8 @@ FLAGS = f"""
 --collect.heldout_fraction 0.3 --reward.allow_chance true --reward.normalise_samples 16 --reward.tasks.count 8
 --reward.prompts_per_step 4 --reward.max_new_tokens 12 --reward.checkpoint_every 2 --rl.steps 2 --rl.rounds 2
 --rl.prompts_per_step 6 --rl.samples_per_prompt 2 --rl.gold_responses 4 --rl.eval_tasks 4 --rl.tasks.count 40
---rl.max_new_tokens 12 --rl.checkpoint_every 1 --rl.sft_rows 2 --evaluate.tasks.count 6
+--rl.max_new_tokens 12 --rl.checkpoint_every 1 --rl.sft_rows 2 --rl.normalise_samples 16
+--rl.rewards [{REWARDS}] --evaluate.tasks.count 6
 --evaluate.max_new_tokens 12 --evaluate.utility_prompts 4 --evaluate.bits_per_byte_rows 8
 """
 FULL = 0

@@ -31,7 +31,8 @@ from trivium.evaluation.pass_at_k import TaskCounts, estimate_pass_at_k, pass_ra
 from trivium.evaluation.utility import measure_utility
 from trivium.preferences.pairs import ranked_from_store
 from trivium.preferences.store import PreferenceStore
-from trivium.rewards import RewardModel
+from trivium.rewards import Composite, RewardModel, Tools
+from trivium.rewards.learned import ModelPart
 from trivium.runs import RunDir
 from trivium.sandbox import Sandbox
 from trivium.stages.judging import Answer, answer_tasks, encode_prompt, judge_answers
@@ -131,22 +132,23 @@ class Bench:
         counts, learner = self.counts(folder), Recipe().rl.learner
         value, gain = estimate_pass_at_k(counts, 1), paired_difference(pass_rates(counts), pass_rates(self.start))
         prompts = [encode_prompt(self.tokenizer, task.prompt) for task in self.tasks[:100]]
-        utility = measure_utility(
-            self.context.load_model(folder),
-            self.context.load_model(self.folder / "M1"),
-            self.reward,
-            prompts,
-            [task.id for task in self.tasks[:100]],
-            self.examples,
-            alpha=learner.alpha,
-            beta=learner.beta,
-            gamma=learner.gamma,
-            seed=self.recipe.seed,
-            max_new_tokens=self.recipe.rl.max_new_tokens,
-            temperature=1.0,
-            full_reward=learner.full_reward,
-            samples=4,
-        )
+        with Sandbox(workers=1) as sandbox:
+            utility = measure_utility(
+                self.context.load_model(folder),
+                self.context.load_model(self.folder / "M1"),
+                Composite((ModelPart(),), Tools(self.reward, sandbox, self.recipe.seed)),
+                self.tasks[:100],
+                prompts,
+                self.examples,
+                alpha=learner.alpha,
+                beta=learner.beta,
+                gamma=learner.gamma,
+                seed=self.recipe.seed,
+                max_new_tokens=self.recipe.rl.max_new_tokens,
+                temperature=1.0,
+                full_reward=learner.full_reward,
+                samples=4,
+            )
         return {
             "pass_at_1": value.value,
             "pass_at_1_ci": value.bounds,

@@ -1,10 +1,12 @@
 """Take the pictures of the labelling page that the documentation shows: `python scripts/label_screenshots.py`.
 
-Needs the `label` extra, Playwright and a system Chromium (CHROMIUM names another one).
+Needs the `label` extra, Playwright and a system Chromium (CHROMIUM names another one). The pictures of the playground
+need a run with models: runs/quickstart, or the one given.
 """
 
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,8 @@ from trivium.preferences.judgement import Sample
 from trivium.preferences.people import add_person
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import Vote
+from trivium.preferences.web.execution import Runner
+from trivium.preferences.web.playground import Playground
 from trivium.preferences.web.server import background, listen
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
@@ -92,11 +96,13 @@ def demo_store(path: Path, completions: int = 2) -> None:
                 store.db.execute("UPDATE assignments SET closed = ? WHERE id = ?", (closed, held.id))
 
 
-def served(path: Path) -> AbstractContextManager[str]:
-    """The page of a store; the link to open."""
+def served(path: Path, run: Path | None = None) -> AbstractContextManager[str]:
+    """The page of a store, with the models of a run to play with; the link to open."""
     with PreferenceStore(path) as store:
         listening = listen(store, host="127.0.0.1", port=None, public_url="", owner="ada")
-    return background(str(path), listening)
+    names = [name for name in ("M0", "M1", "M2") if run is not None and (run / name / "config.json").is_file()]
+    playground = Playground({name: run / name for name in names if run is not None}, Runner()) if names else None
+    return background(str(path), listening, playground)
 
 
 def shoot(page: Page, name: str, full: bool = True) -> None:
@@ -125,7 +131,34 @@ def main() -> None:
             for side, rank in zip("ABCD", "2141", strict=True):
                 page.select_option(f"[data-rank={side}]", rank)
             shoot(page, "label-ranking-light")
+        run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/quickstart")
+        if (run / "M2" / "config.json").is_file():
+            with served(pair, run) as link:
+                _playground(browser, link)
         browser.close()
+
+
+def _playground(browser: Any, link: str) -> None:
+    """Two answers of M1 and M2 before and after the vote."""
+    state = None
+    for look in ("light", "dark"):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=look, storage_state=state)
+        page = context.new_page()
+        page.goto(link)
+        state = context.storage_state()
+        page.goto(link.split("/start")[0] + "/play")
+        page.fill("[name=prompt]", next(iter(ANSWERS)))
+        page.select_option("[name=first]", "M1")
+        page.select_option("[name=second]", "M2")
+        page.fill("[name=max_new_tokens]", "48")
+        page.click("#ask button.main")
+        page.wait_for_selector("[aria-label='Run answer A']")
+        shoot(page, f"play-{look}")
+        page.keyboard.press("1")
+        page.wait_for_selector("[aria-label='Command for A']", state="attached")
+        for details in page.locator(".side details:not(.after)").all():
+            details.locator("summary").click()
+        shoot(page, f"play-voted-{look}")
 
 
 def _pages(browser: Any, link: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -58,3 +61,39 @@ def _random(kind: type[Model], seed: int, shape: dict[str, object]) -> Model:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.2 * noise)
     return model
+
+
+Reply = Callable[[dict[str, Any]], str | None]
+"""The body of a request to the chat model's answer, or None for status 400."""
+
+
+@pytest.fixture
+def chat_server() -> Iterator[Callable[[Reply], tuple[str, list[dict[str, Any]]]]]:
+    """`chat_server(reply)`: the URL of an OpenAI-compatible server that answers so, and the requests it has had."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(reply: Reply) -> tuple[str, list[dict[str, Any]]]:
+        requests: list[dict[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                content = reply(requests[-1])
+                sent = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+                self.send_response(400 if content is None else 200)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/v1", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -80,6 +80,24 @@ def test_a_judgement_and_the_pair_in_view_outlive_sigkill_and_ctrl_c_ends_cleanl
         assert [each.judgement.annotator for each in store.judgements()] == ["ada", "ada"]
 
 
+def test_the_runs_models_can_be_played_with(run: Path) -> None:
+    from trivium.model import Decoder, ModelConfig, save_model
+    from trivium.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.train(["a"], vocab_size=267)
+    model = Decoder(ModelConfig(vocab_size=267, n_layers=1, d_model=16, max_seq_len=64))
+    save_model(model, run / "M1", pad_id=0, bos_id=1, eos_id=2)
+    tokenizer.save(run / "M1")
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+    with serving(run, "--annotator", "ada") as (_, link):
+        assert 'href="/play"' in fetch(opener, link)
+        page = fetch(opener, f"{link.split('/start')[0]}/play")
+        assert re.findall(r"<option[^>]*>(.*?)</option>", page) == ["M1", "nobody", "M1"]
+        form = {"csrf": re.findall(r'name="csrf" value="(\w+)"', page)[0], "first": "M1", "prompt": "x"}
+        answer = fetch(opener, f"{link.split('/start')[0]}/play", **form, max_new_tokens="4")
+        assert "Answer: M1" in answer and f"trivium generate {run}/M1 --file /dev/stdin" in answer
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

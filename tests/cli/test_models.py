@@ -3,12 +3,15 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from trivium import load_weights
 from trivium.cli import main
+from trivium.generation import generate
+from trivium.generation.completer import sample_seeds
 from trivium.model import Decoder, ModelConfig, load_model, save_model
 from trivium.tokenizer import Tokenizer
 
@@ -75,6 +78,33 @@ def test_generate_reads_prompts_from_stdin_and_file(
     assert answer["prompt"] == "def g():\n    "
     text = out(capsys, "generate", folder, "x", "--n", 2, "--max-new-tokens", 2)
     assert text.startswith("--- 1 of 2 (") and "--- 2 of 2 (" in text
+
+
+def test_generate_asks_in_a_conversation_and_fills_gaps(
+    folder: Path, make_decoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.load(folder)
+    model = make_decoder(vocab_size=tokenizer.vocab_size)
+    save_model(model, tmp_path, pad_id=0, bos_id=1, eos_id=2)
+    tokenizer.save(tmp_path)
+    (tmp_path / "rest.py").write_text("    return y\n")
+    call = ("generate", tmp_path, "def f(x):", "--max-new-tokens", 8)
+    kinds = ((), ("--system", "be brief"), ("--chat",), ("--suffix-file", tmp_path / "rest.py"))
+    answers = [json.loads(out(capsys, *call, *kind, "--json"))[0] for kind in kinds]
+    id_of = tokenizer.token_id
+    user, rest = tokenizer.encode("def f(x):"), tokenizer.encode("    return y\n")
+    turn = [id_of("<|user|>"), *user, id_of("<|end_of_turn|>"), id_of("<|assistant|>")]
+    prompts = [
+        [1, *user],
+        [1, id_of("<|system|>"), *tokenizer.encode("be brief"), id_of("<|end_of_turn|>"), *turn],
+        [1, *turn],
+        [1, id_of("<|fim_prefix|>"), *user, id_of("<|fim_suffix|>"), *rest, id_of("<|fim_middle|>")],
+    ]
+    expected = generate(model, prompts, seeds=sample_seeds(["def f(x):"], 0) * 4, max_new_tokens=8, stop_ids=[2])
+    assert [each["text"] for each in answers] == [tokenizer.decode(each.ids) for each in expected]
+    assert len({each["text"] for each in answers}) == 4
+    assert out(capsys, *call, "--suffix-file", tmp_path / "rest.py") == f"def f(x):{answers[3]['text']}    return y\n\n"
+    assert out(capsys, *call, "--chat") == f"{answers[2]['text']}\n"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from pathlib import Path
 import check_resume
 import pytest
 
-from trivium.base.errors import RunDirError
+from trivium.base.errors import RunDirError, StageFailed
 from trivium.base.recipe import load_config
 from trivium.cli import main
+from trivium.cli.utility import recomputed
 from trivium.objectives.utility import utility
 from trivium.report import write_report
 from trivium.runs import RunDir, read_manifest, read_metrics
@@ -91,6 +92,28 @@ def test_second_run_does_nothing_and_a_changed_recipe_is_refused(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
     with pytest.raises(RunDirError, match=r"optim\.lr"):
         run_pipeline(recipe("--sft.optim.lr", "0.5"))
+
+
+def test_the_utility_table_is_computed_again_from_what_is_stored(
+    finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, summary = finished
+    monkeypatch.chdir(run.parents[1])
+    command = [each for each in check_resume.command()[1:] if each != "--json"]
+    assert main(["evaluate", *command, "--utility"]) == 0
+    text = capsys.readouterr().out
+    m2 = next(line for line in text.splitlines() if line.split()[:2] == ["M2", "evaluate"])
+    assert f"{summary['models']['M2']['U']:.4f}" in m2 and "agrees to 1e-9" in text
+    rows = recomputed(RunDir(run))
+    assert {row["model"]: row["recomputed"] for row in rows}["M2"] == pytest.approx(summary["models"]["M2"]["U"])
+    rows[-1]["total"] += 1e-6
+    changed = RunDir(tmp_path)
+    changed.utility_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StageFailed, match="U of M2 in evaluate is stored as"):
+        recomputed(changed)
+    changed.utility_path.write_text('{"model": "M2"}\n')
+    with pytest.raises(RunDirError, match="is damaged"):
+        recomputed(changed)
 
 
 def test_report_is_one_offline_file(finished: tuple[Path, dict]) -> None:

@@ -85,6 +85,24 @@ def test_two_streams_draw_what_one_does(make_decoder: Make, two_threads: None) -
     assert len(drawn) == sum(len(each.ids) for each in one)
 
 
+def test_a_sample_that_is_ended_keeps_what_was_drawn_and_disturbs_no_other(make_decoder: Make) -> None:
+    model, prompts = make_decoder(), ragged_prompts(20)
+    seeds = list(range(20))
+    whole = sample(model, prompts, seeds)
+    count = [0] * 20
+
+    def told(index: int, token: int) -> bool:
+        count[index] += 1
+        return index % 2 == 0 and count[index] == 3
+
+    for index, (each, before) in enumerate(zip(sample(model, prompts, seeds, on_token=told), whole, strict=True)):
+        short = index % 2 == 0 and len(before.ids) > 3
+        assert each.ids == (before.ids[:3] if short else before.ids)
+        assert each.finish == ("cut" if short else before.finish)
+        assert each.logprobs == pytest.approx(before.logprobs[: len(each.ids)], abs=1e-5)
+    assert "cut" not in {each.finish for each in whole} and max(count) > 3
+
+
 def test_an_error_in_a_stream_is_raised(make_decoder: Make, two_threads: None) -> None:
     model, prompts = make_decoder(), ragged_prompts(150)
     prompts[77] = [model.config.vocab_size + 5]  # no such token

@@ -12,6 +12,7 @@ from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings
 from trivium.preferences.web.access import Address
 from trivium.preferences.web.app import create_app
+from trivium.preferences.web.playground import Playground
 
 BASE = "http://127.0.0.1:8417"
 PASSWORD = "a long password"
@@ -21,10 +22,10 @@ PLAIN = LabelSettings(overlap_share=0, repeat_share=0, gold_share=0)
 class Site:
     """A page with its store, and browsers of people."""
 
-    def __init__(self, location: str, owner: str = "ada") -> None:
+    def __init__(self, location: str, owner: str = "ada", playground: Playground | None = None) -> None:
         self.location = location
         self.address = Address(frozenset({BASE}), 8417, one_time="one-time" if owner else "", owner=owner)
-        self.app = create_app(location, self.address)
+        self.app = create_app(location, self.address, playground=playground)
         self.store = PreferenceStore(location)
 
     def browser(self) -> TestClient:

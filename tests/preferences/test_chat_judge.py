@@ -1,20 +1,18 @@
 """A chat model as a judge, behind a real HTTP server."""
 
-import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import check_resume
 import pytest
 
 from trivium.base.chat_client import ChatError
 from trivium.cli import main
 from trivium.preferences.chat_judge import HttpJudge, judge_comparisons
 from trivium.preferences.comparisons import fill
-from trivium.preferences.judgement import Sample
+from trivium.preferences.judgement import Sample, prompt_text
 from trivium.preferences.store import PreferenceStore
 
 Decide = Callable[[str, str], str | None]
@@ -22,38 +20,20 @@ Decide = Callable[[str, str], str | None]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Decide], HttpJudge]]:
+def serve(chat_server: Callable[..., tuple[str, list[dict[str, Any]]]]) -> Callable[[Decide], HttpJudge]:
     """`serve(decide)`: the judge that asks a server that decides so."""
-    servers: list[ThreadingHTTPServer] = []
 
     def start(decide: Decide) -> HttpJudge:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                asked = body["messages"][1]["content"]
-                a, b = (
-                    re.findall(f"<answer {side}>\n(.*)\n</answer {side}>", asked, re.DOTALL)[0] for side in ("A", "B")
-                )
-                letter = decide(a, b)
-                content = {"choices": [{"message": {"content": f'So: {{"better": "{letter}"}}'}}]}
-                sent = json.dumps(content).encode()
-                self.send_response(400 if letter is None else 200)
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
+        def reply(body: dict[str, Any]) -> str | None:
+            asked = body["messages"][1]["content"]
+            a, b = (re.findall(f"<answer {side}>\n(.*)\n</answer {side}>", asked, re.DOTALL)[0] for side in ("A", "B"))
+            letter = decide(a, b)
+            return None if letter is None else f'So: {{"better": "{letter}"}}'
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+        url, _ = chat_server(reply)
+        return HttpJudge(url=url, model="m", key_variable="", wait_seconds=0)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return HttpJudge(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", key_variable="", wait_seconds=0)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def samples(*texts: str) -> list[Sample]:
@@ -116,3 +96,31 @@ def test_a_dead_server_is_given_up_and_the_command_says_so(
     assert main(["prefs", "judge", "--url", works.url, "--model", "m", *with_server, "--limit", "7"]) == 0
     assert "7 comparisons judged" in capsys.readouterr().out
     assert main(["prefs", "judge", "--url", "nowhere", "--model", "m", *with_server]) == 2
+
+
+@pytest.mark.slow
+def test_a_recipe_collects_with_a_chat_model_and_fails_where_it_never_answers(
+    serve: Callable[[Decide], HttpJudge],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def stage(name: str, url: str, *more: str) -> int:
+        judge = f"--collect.judge.type http --collect.judge.url {url} --collect.judge.model m --collect.judge.tries 1"
+        flags = check_resume.FLAGS.replace("--collect.judge.type simulated", judge).split()
+        return main([name, *flags, "--collect.judge.key_variable", "", "--name", "judged", *more])
+
+    works, broken = serve(longer), serve(lambda a, b: None)
+    for name in ("tokenizer", "data", "pretrain", "sft", "collect"):
+        assert stage(name, works.url) == 0, capsys.readouterr().err
+    with PreferenceStore(tmp_path / "runs/judged/preferences.db", create=False) as store:
+        judged = [stored.judgement for stored in store.judgements()]
+        assert judged and {(each.source, each.annotator) for each in judged} == {("ai:m", "m")}
+        for each in judged:
+            assert each.ranking == works.rank(prompt_text(each.prompt), each.completions)
+        assert store.unjudged("ai:m", 0) == []
+    capsys.readouterr()
+    assert stage("collect", broken.url, "--force") == 1
+    assert f"collect: {broken.url} judged none of 8 prompts. See that it serves m;" in capsys.readouterr().err

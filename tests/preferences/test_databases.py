@@ -11,7 +11,7 @@ from trivium.cli import main
 from trivium.preferences.comparisons import fill
 from trivium.preferences.database import is_url, open_database, shown_location
 from trivium.preferences.desk import LabellingDesk
-from trivium.preferences.formats import export_preferences
+from trivium.preferences.export import export_preferences
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.people import add_person
 from trivium.preferences.schema import JUDGEMENTS, MIGRATIONS, schema_version

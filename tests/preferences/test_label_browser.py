@@ -41,8 +41,8 @@ def browser() -> Iterator[Any]:
 class Served:
     """A store and its page, which can be stopped and started again at the same port."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.port = path, _free_port()
+    def __init__(self, path: Path, playground: Any = None) -> None:
+        self.path, self.port, self.playground = path, _free_port(), playground
         self.store = PreferenceStore(path)
         self._stack = ExitStack()
 
@@ -52,7 +52,8 @@ class Served:
 
     def start(self) -> str:
         options: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "public_url": "", "owner": "ada"}
-        return self._stack.enter_context(server.background(str(self.path), server.listen(self.store, **options)))
+        listening = server.listen(self.store, **options)
+        return self._stack.enter_context(server.background(str(self.path), listening, self.playground))
 
     def stop(self) -> None:
         self._stack.close()
@@ -76,6 +77,25 @@ def served(tmp_path: Path, with_answers: Callable[..., list[str]]) -> Iterator[S
     made = Served(tmp_path / "preferences.db")
     with_answers(made.store, 24)
     made.configure()
+    yield made
+    made.stop()
+    made.store.close()
+
+
+@pytest.fixture
+def playing(tmp_path: Path) -> Iterator[Served]:
+    """The page of a run with two models, M1 of which does not end after `~`."""
+    from reciting import chain, save_reciting
+
+    from trivium.preferences.web.execution import Runner
+    from trivium.preferences.web.playground import Playground
+
+    loop = chain("~", "0123456789", ends=False)
+    folders = {
+        "M1": save_reciting(tmp_path / "M1", chain(":", "<b>i") | loop),
+        "M2": save_reciting(tmp_path / "M2", chain(":", "xyz")),
+    }
+    made = Served(tmp_path / "preferences.db", Playground(folders, Runner()))
     yield made
     made.stop()
     made.store.close()
@@ -253,6 +273,63 @@ def test_a_page_is_small_and_fits_a_phone(browser: Any, served: Served) -> None:
         page.goto(served.base + path)
         wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide[0] <= wide[1], f"{path} is {wide[0]} px wide"
+
+
+def fill_in(page: Any, **values: str) -> None:
+    page.select_option("[name=first]", "M1")
+    for name, value in ({"temperature": "0", "max_new_tokens": "1024"} | values).items():
+        page.fill(f"[name={name}]", value)
+
+
+def test_the_playground_streams_stops_and_is_voted_on_by_keys(browser: Any, playing: Served) -> None:
+    page = opened(browser, playing)
+    page.goto(f"{playing.base}/play")
+    fill_in(page, prompt="~")
+    page.click("#ask button.main")
+    page.wait_for_selector("[data-live] pre:has-text('0123456789')")
+    page.keyboard.press("Escape")
+    sync_api.expect(page.locator("[data-status]")).to_have_text("Stopped.")
+    sync_api.expect(page.locator("h1")).to_have_text("Answer")
+    sync_api.expect(page.locator("#heading")).to_be_focused()
+    fill_in(page, prompt="say:")
+    page.select_option("[name=second]", "M2")
+    page.click("#ask button.main")
+    sync_api.expect(page.locator("h1")).to_have_text("Two answers")
+    assert not re.search(r"\bM[12]\b", page.content())
+    page.keyboard.press("1")
+    sync_api.expect(page.locator("[data-status]")).to_contain_text("Saved. A is M")
+    (said,) = playing.judged()
+    assert said.source == "play" and said.details["choice"] == "A"
+    assert {each.text for each in said.completions} == {"<b>i", "xyz"}
+    assert page.locator("main b").count() == 0 and page.complaints == []
+
+
+def test_the_playground_works_without_javascript_fits_a_phone_and_pleases_axe(browser: Any, playing: Served) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    plain = opened(browser, playing, java_script_enabled=False)
+    plain.goto(f"{playing.base}/play")
+    fill_in(plain, prompt="say:")
+    plain.select_option("[name=second]", "M2")
+    plain.click("#ask button.main")
+    addresses = [f"{playing.base}/play", plain.url]
+    plain.click("[aria-label='Run answer A']")
+    assert plain.is_visible(".verdict")
+    page = browser.new_context(viewport={"width": 360, "height": 720}, storage_state=plain.context.storage_state())
+    page = page.new_page()
+    found = []
+    for voted in (False, True):
+        if voted:
+            plain.click("[data-key=b]")
+            assert "Saved. A is M" in plain.text_content("[data-status]")
+        for address in addresses:
+            page.goto(address)
+            page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+            wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            assert wide[0] <= wide[1], f"{address} is {wide[0]} px wide"
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                found += [f"{address} {scheme}: {each}" for each in violations(axe, page)]
+    assert found == []
 
 
 def test_axe_finds_nothing_on_any_page_in_either_theme(browser: Any, served: Served) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trivium.base.errors import DataError
-from trivium.preferences.formats import export_preferences, import_preferences
+from trivium.preferences.export import export_preferences
+from trivium.preferences.formats import import_preferences
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.statistics import preference_stats
 from trivium.preferences.store import PreferenceStore
@@ -210,12 +211,13 @@ def test_conversation_trees_rank_siblings(tmp_path, store):
 def test_pairs_form_serves_other_tools(tmp_path, store):
     samples = tuple(Sample(text=text) for text in "abc")
     store.add_judgement(Judgement(prompt="p", completions=samples, ranking=((1,), (0, 2)), source="s"))
-    assert export_preferences(store, tmp_path / "pairs.jsonl", form="pairs") == 3
+    report = export_preferences(store, tmp_path / "pairs.jsonl", form="pairs")
+    assert (report.records, report.ties) == (3, 1)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert [(row["chosen"], row["rejected"], row.get("tie", False)) for row in rows] == [
+        ("a", "c", True),
         ("b", "a", False),
         ("b", "c", False),
-        ("a", "c", True),
     ]
 
 
@@ -223,7 +225,7 @@ def test_export_of_an_edited_judgement_is_known_when_it_comes_back(tmp_path, sto
     plain = {"prompt": "p", "completions": (Sample(text="a"), Sample(text="b"))}
     first = store.add_judgement(Judgement(**plain, ranking=((0,), (1,))))
     store.add_judgement(Judgement(**plain, ranking=((1,), (0,)), supersedes=first))
-    assert export_preferences(store, tmp_path / "out.jsonl") == 1
+    assert export_preferences(store, tmp_path / "out.jsonl").records == 1
     assert import_preferences(tmp_path / "out.jsonl", store).duplicates == 1
 
 
@@ -271,14 +273,21 @@ def judgements(draw):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(judgements(), min_size=1, max_size=5))
-def test_export_import_export_is_lossless_to_the_byte(tmp_path_factory, rows):
+@given(
+    st.lists(judgements(), min_size=1, max_size=5),
+    st.sampled_from(["full", "rankings"]),
+    st.sampled_from([".jsonl.gz", ".jsonl", ".parquet"]),
+    st.booleans(),
+)
+def test_export_import_export_is_lossless_to_the_byte(tmp_path_factory, rows, form, suffix, names):
     folder = tmp_path_factory.mktemp("round-trip")
+    first, second = folder / f"one{suffix}", folder / f"two{suffix}"
     with PreferenceStore(":memory:") as one, PreferenceStore(":memory:") as two:
         one.add_judgements(rows)
-        assert export_preferences(one, folder / "one.jsonl.gz") == one.counts()["judgements"]
-        import_preferences(folder / "one.jsonl.gz", two)
-        export_preferences(two, folder / "two.jsonl.gz")
-        assert (folder / "one.jsonl.gz").read_bytes() == (folder / "two.jsonl.gz").read_bytes()
-        assert one.fingerprint() == two.fingerprint()
-        assert import_preferences(folder / "one.jsonl.gz", one).judgements == 0
+        assert export_preferences(one, first, form, names=names).records == one.counts()["judgements"]
+        import_preferences(first, two)
+        export_preferences(two, second, form, names=names)
+        assert first.read_bytes() == second.read_bytes()
+        if names:
+            assert one.fingerprint() == two.fingerprint()
+            assert import_preferences(first, one).judgements == 0

@@ -149,6 +149,14 @@ def _tables(run: RunDir) -> None:
     ]
     figures = {**reward_model, "brier": 0.11, "calibration": bins, "mean": 0.4, "std": 1.7}
     figures["length"] = {"longer_wins_accuracy": 0.41, "corr": -0.22}
+    figures["labels"] = {
+        "execution": {"judgements": 2750, "heldout": 262, "annotators": {"execution": 2750}, "pairs_train": 4180},
+        "human": {"judgements": 60, "heldout": 9, "annotators": {"p1": 41, "p2": 19}, "pairs_train": 30},
+    }
+    figures["sources"] = {
+        "execution": {"accuracy": 0.86, "accuracy_ci": [0.83, 0.89], "pairs": 603},
+        "human": {"accuracy": 0.78, "accuracy_ci": [0.44, 1.0], "pairs": 9},
+    }
     write_json(run.artifact("R") / "rm.json", figures)
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from trivium.base.text import visible
+from trivium.evaluation.gauge import Fit, _part, find_alarm, fit_gain
 from trivium.report.charts import _joined, rl_charts, utility_chart
-from trivium.report.gauge import Fit, _part, find_alarm, fit_gain
 from trivium.report.plots import MAX_POINTS, Panel, Series, _moving_average, _split, _thin, draw_curves
 from trivium.report.source import STAGES, RunData
-from trivium.report.tables import reward_model_table, rounds_table, story, warnings
+from trivium.report.tables import label_table, reward_model_table, rounds_table, story, warnings
 from trivium.report.values import decimal, duration, percent, percent_interval, short_count
 
 
@@ -53,6 +53,33 @@ def test_utility_chart_takes_the_newest_row() -> None:
 def test_summary_fills_what_rm_json_lacks() -> None:
     table = dict(reward_model_table(data(summary={"reward_model": {"pairs_train": 10}}, reward_model={"ece": 0.04})))
     assert table == {"pairs, training": "10", "expected calibration error": "0.040"}
+
+
+def test_labels_are_told_by_source_with_who_gave_them() -> None:
+    labels = {
+        "ai:judge": {"judgements": 3, "annotators": {"judge": 3}, "pairs_train": 2},
+        "human": {"judgements": 60, "annotators": {"p2": 19, "p1": 41}, "pairs_train": 30},
+        "": {"judgements": 10, "annotators": {f"p{at}": 1 for at in range(10, 20)}, "pairs_train": 9},
+    }
+    sources = {"human": {"accuracy": 0.75, "accuracy_ci": [0.5, 1.0], "pairs": 8}}
+    table = label_table(data(reward_model={"labels": labels, "sources": sources}))
+    assert [(row["source"], row["hint"], row["judgements"]) for row in table] == [
+        ("human", "people, on the labelling page", "60"),
+        ("–", "imported without a source", "10"),
+        ("ai:judge", "a chat model", "3"),
+    ]
+    assert (
+        table[0].items()
+        >= {
+            "annotators": "p1 (41), p2 (19)",
+            "pairs_train": "30",
+            "pairs_heldout": "8",
+            "accuracy": "75.0%",
+            "accuracy_ci": "50.0–100.0",
+        }.items()
+    )
+    assert table[1]["annotators"].endswith("p17 (1), 2 more") and table[2]["accuracy"] == "–"
+    assert label_table(data(reward_model={"labels": 3, "sources": sources})) == []
 
 
 def rl_rounds() -> dict[str, list[dict[str, float]]]:

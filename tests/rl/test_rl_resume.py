@@ -13,22 +13,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trivium.base.errors import DataError, Interrupted, StageFailed
+from trivium.base.errors import DataError, Interrupted, RunDirError, StageFailed
 from trivium.base.recipe import load_config
 from trivium.model import Decoder, LoRAConfig, Scorer, load_model, save_model
 from trivium.model.lora import load_adapter, merged, twin
 from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
-from trivium.rewards import RewardModel
+from trivium.rewards import ExecutionPart, FunctionPart, LengthPart, ModelPart, RewardModel
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
 from trivium.rl.learner import Learner, LearnerConfig
 from trivium.rl.rollout import Rollout
 from trivium.runs import MetricsLog, RunDir, read_manifest
+from trivium.sandbox import Sandbox
 from trivium.stages import rl
 from trivium.stages.confinement import SandboxConfig
 from trivium.stages.pipeline import Recipe
+from trivium.stages.scoring import open_rewards, read_statistics, statistics_path
 from trivium.stages.sft import SFTConfig
 from trivium.stages.stage import ComputeConfig, Context
 from trivium.stages.tasks import TaskConfig
@@ -154,6 +156,81 @@ def test_adapters_train_on_m1_and_resume_to_the_same_bits(
     assert run_stage(stopped, parents, **changes) == result and logged(stopped) == rows
     for name in ("model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
         assert (stopped / "M2" / name).read_bytes() == (tmp_path / "straight/M2" / name).read_bytes()
+
+
+def test_composite_rewards_are_frozen_logged_and_measured(tmp_path: Path, parents: Path) -> None:
+    (tmp_path / "mine.py").write_text("def colons(completions, **_):\n    return [c.count(':') for c in completions]\n")
+    parts = (
+        ModelPart(weight=0.5),
+        ExecutionPart(grading="graded"),
+        LengthPart(weight=0.1),
+        FunctionPart(path=f"{tmp_path / 'mine.py'}:colons", weight=0.2, mean=0.0, std=2.0),
+    )
+    run = RunDir(tmp_path / "run")
+    learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})
+    changes = {"rewards": parts, "steps": 2, "normalise_samples": 12, "learner": learner}
+    result = run_stage(run.path, parents, **changes)
+    frozen = json.loads(statistics_path(run).read_text())
+    assert frozen["responses"] == 12 and frozen["statistics"]["colons"] == [0.0, 2.0]
+    assert -1 <= frozen["statistics"]["execution"][0] <= -0.3 and frozen["statistics"]["length"][0] < 0
+    means = {name: mean for name, (mean, _) in frozen["statistics"].items()}
+    stds = {name: std for name, (_, std) in frozen["statistics"].items()}
+    for row in logged(run.path):
+        by_hand = sum(
+            part.weight * (row[f"reward/{part.label}"] - means[part.label]) / stds[part.label] for part in parts
+        )
+        assert row["reward/mean"] == pytest.approx(by_hand, abs=1e-5) and row["reward/length"] < 0
+        assert row["gold/n"] == 6, "what was run for the reward measures too"
+    last = logged(run.path)[-1]
+    assert (
+        last["utility/reward_model"] != pytest.approx(-last["utility/reward"], abs=1e-3) and result["responses"] == 12
+    )
+    with Sandbox(workers=1, minimum="limited") as sandbox:
+        again = open_rewards(CONFIG.model_copy(update=changes), RewardModel.load(parents / "R"), sandbox, seed=3)
+        read_statistics(again, run)
+    assert {name: list(each) for name, each in again.statistics.items()} == frozen["statistics"]
+    statistics_path(run).write_text("{}")
+    with pytest.raises(RunDirError, match=r"rewards.json does not hold the rewards' statistics"):
+        read_statistics(again, run)
+
+
+def write_tasks(path: Path, tests: Callable[[int], str], count: int = 16) -> TaskConfig:
+    """Tasks in a file, whose n-th to be drawn has the test `tests(n)`."""
+    lines = [
+        {"id": f"t{n}", "prompt": 'def f():\n    """Do."""\n', "entry_point": "f", "tests": ["assert True"]}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    order = [task.id for task in TaskConfig(path=str(path)).load(3, "rl", "train")]
+    for line in lines:
+        line["tests"] = [tests(order.index(line["id"]))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return TaskConfig(path=str(path))
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
+def test_over_optimisation_raises_the_alarm_and_may_end_the_round(tmp_path: Path, parents: Path, on_alarm: str) -> None:
+    """The reward rises with each step while the tests of later steps cannot be passed."""
+    (tmp_path / "rising.py").write_text(
+        "calls = []\ndef rising(completions, **_):\n    calls.append(1)\n    return [len(calls)] * len(completions)\n"
+    )
+    rewards = (FunctionPart(path=f"{tmp_path / 'rising.py'}:rising", mean=0.0, std=1.0),)
+    learner = CONFIG.learner.model_copy(update={"missing_eos": "none"})
+    tasks = write_tasks(tmp_path / "tasks.jsonl", lambda place: "assert True" if place < 8 else "assert False")
+    changes = {"rewards": rewards, "tasks": tasks, "steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4}
+    changes |= {"gold_responses": 8, "eval_every": 2, "learner": learner, "on_alarm": on_alarm, "keep": "highest_gold"}
+    result = run_stage(tmp_path / "run", parents, **changes)
+    rows = logged(tmp_path / "run")
+    looked = {row["step"]: row["gauge/alarm"] for row in rows if "gauge/alarm" in row}
+    first = min(step for step, raised in looked.items() if raised)
+    assert 5 <= first == result["alarm_step"] and looked[4] == 0.0
+    assert len(rows) == (first if on_alarm == "stop" else 8)
+    manifest = read_manifest(RunDir(tmp_path / "run").stage("rl"))
+    assert manifest is not None
+    (told,) = [text for text in manifest.warnings if "over-optimisation" in text]
+    assert ("the round ends here" in told) == (on_alarm == "stop")
+    held = {row["step"]: row["heldout/gold"] for row in rows if "heldout/gold" in row}
+    assert result["highest_gold"] == max(held.values()) and held[result["highest_gold_step"]] == max(held.values())
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

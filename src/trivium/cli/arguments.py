@@ -70,6 +70,17 @@ def positive(text: str) -> int:
     return number
 
 
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text[:40]!r}")
+    return number
+
+
 def check_parent(path: Path) -> None:
     """Refuse a path to write to that no folder can hold."""
     if blocked := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):

@@ -1,33 +1,46 @@
 """What `trivium prefs label` asks first: reward models and families of tasks for `preferences.acquisition`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trivium.base.errors import DataError
 from trivium.base.log import say
-from trivium.preferences.acquisition import ScoreAll, Scores, Strategy, prioritise
+from trivium.preferences.acquisition import ScoreAll, Scores, Strategy, check_strategy, prioritise
 from trivium.preferences.comparisons import Comparison
 from trivium.preferences.judgement import prompt_text
 from trivium.preferences.store import PreferenceStore
 
 
-def ask_first(
-    store: PreferenceStore,
-    strategy: Strategy,
-    folders: Sequence[Path],
-    tasks: Callable[[], Iterable[Any]] | None,
-    owner: str,
-) -> None:
-    """Order the store's comparisons, and say so.
+@dataclass(frozen=True)
+class Question:
+    """A strategy with what it goes by."""
+
+    strategy: Strategy
+    models: Sequence[ScoreAll] = ()
+    families: Mapping[str, str] | None = None
+
+
+def read_question(strategy: Strategy, folders: Sequence[Path], tasks: Callable[[], Iterable[Any]] | None) -> Question:
+    """Load what a strategy needs, so that nothing is written where that is missing.
 
     Args:
         folders: reward models; used by `uncertainty` and `disagreement`.
         tasks: the run's tasks; used by `family`.
+    Raises:
+        DataError, ModelError: there are no such models, or no tasks.
     """
     models = [reward_scores(folder) for folder in folders] if strategy in ("uncertainty", "disagreement") else []
     families = {task.id: task.family for task in tasks()} if strategy == "family" and tasks is not None else None
-    count = prioritise(store, strategy, models, families, by=owner)
+    check_strategy(strategy, len(models), families)
+    return Question(strategy, models, families)
+
+
+def ask_first(store: PreferenceStore, question: Question, owner: str) -> None:
+    """Order the store's comparisons, and say so."""
+    strategy, models = question.strategy, question.models
+    count = prioritise(store, strategy, models, question.families, by=owner)
     if strategy == "random":
         say("comparisons are asked in random order")
         return

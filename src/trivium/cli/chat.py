@@ -11,7 +11,7 @@ from trivium.cli.generate import temperature
 from trivium.cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from trivium.cli.completer import Completer
+    from trivium.generation.completer import Completer
 
 HELP = """\
 An empty line sends what was written. /reset forgets the conversation, /seed N draws other answers,
@@ -39,7 +39,7 @@ def run(invocation: Invocation) -> int:
     options = parser.read(invocation.arguments)
 
     from trivium.base.log import route_warnings, say
-    from trivium.cli.completer import Completer
+    from trivium.generation.completer import Completer
 
     route_warnings()
     completer = Completer(options.model)

@@ -15,14 +15,18 @@ def run(invocation: Invocation) -> int:
     """Complete prompts with a model."""
     options = _parser().read(invocation.arguments)
     prompts = _prompts(options)
+    suffix = None if options.suffix_file is None else _read(options.suffix_file, "what comes after the gap")
+    system = options.system if options.chat or options.system else None
+    if suffix is not None and system is not None:
+        raise InputError("--suffix-file fills a gap in a text, --chat and --system ask in a conversation. Give one.")
 
     from trivium.base.log import format_number, route_warnings, say
-    from trivium.cli.completer import Completer, sample_seeds
+    from trivium.generation.completer import Completer, sample_seeds
 
     route_warnings()
     completer = Completer(options.model)
     single = len(prompts) == 1 and options.n == 1 and not options.json
-    echo = [prompts[0]]  # shown once the model has taken it
+    echo = [prompts[0]] if system is None else []  # shown once the model has taken it
 
     def show(text: str) -> None:
         _write("".join([*echo, text]))
@@ -31,7 +35,7 @@ def run(invocation: Invocation) -> int:
     began = time.perf_counter()
     asked = [prompt for prompt in prompts for _ in range(options.n)]
     answers = completer.answer(
-        [completer.encode_prompt(prompt) for prompt in asked],
+        [completer.encode(prompt, system=system, suffix=suffix) for prompt in asked],
         sample_seeds(asked, options.seed),
         temperature=options.temperature,
         max_new_tokens=options.max_new_tokens,
@@ -41,10 +45,11 @@ def run(invocation: Invocation) -> int:
     if options.json:
         print_json([{"prompt": prompt, **asdict(answer)} for prompt, answer in zip(asked, answers, strict=True)])
     elif single:
-        show("\n")
+        show((suffix or "") + "\n")
     else:
         for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True), start=1):
-            _write(f"--- {number} of {len(asked)} ({answer.finish})\n{prompt}{answer.text}\n")
+            shown = prompt if system is None else ""
+            _write(f"--- {number} of {len(asked)} ({answer.finish})\n{shown}{answer.text}{suffix or ''}\n")
     tokens = sum(answer.tokens for answer in answers)
     cut = sum(answer.finish == "length" for answer in answers)
     note = f", {cut} cut at their cap" if cut else ""
@@ -59,6 +64,11 @@ def _parser() -> Arguments:
         "prompt", nargs="?", help=r"what to complete, with \n for a new line; - reads one a line from stdin"
     )
     parser.add_argument("--file", type=Path, help="read the whole prompt from a file")
+    parser.add_argument("--chat", action="store_true", help="send the prompt as a user's turn of a conversation")
+    parser.add_argument("--system", default="", help="what the conversation begins with; implies --chat")
+    parser.add_argument(
+        "--suffix-file", type=Path, help="fill in what belongs between the prompt and the text of this file"
+    )
     parser.add_argument("--n", type=positive, default=1, help="answers to each prompt [%(default)s]")
     parser.add_argument(
         "--temperature", type=temperature, default=1.0, help="of the softmax, 0 is greedy [%(default)s]"
@@ -84,11 +94,7 @@ def _prompts(options: Namespace) -> list[str]:
     if options.file is not None:
         if options.prompt is not None:
             raise InputError("give a prompt or --file, not both.")
-        try:
-            text = options.file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise InputError(f"{options.file}: {reason}. Name a text file that holds the prompt.") from None
+        text = _read(options.file, "the prompt")
         if not text.strip():
             raise InputError(f"{options.file} holds no prompt. Write one into it.")
         return [text]
@@ -103,6 +109,14 @@ def _prompts(options: Namespace) -> list[str]:
     if any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt):
         raise InputError("the prompt is not UTF-8. Name a --file that holds it, in UTF-8.")
     return prompts
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path}: {reason}. Name a text file that holds {what}.") from None
 
 
 def _write(text: str) -> None:

@@ -15,6 +15,8 @@ from trivium.cli.arguments import Arguments, positive
 
 EXTRA = ("fastapi", "uvicorn", "multipart", "argon2")
 """Libraries of the `label` extra."""
+MODELS = ("M0", "M1", "M2")
+"""Folders of a run with models to play with."""
 
 
 def add_label_action(actions: Any) -> None:
@@ -69,6 +71,7 @@ def label(options: argparse.Namespace) -> int:
     location = options.store or str(source)
     owner = options.annotator or _user()
     with PreferenceStore(location, create=options.store is not None) as store:
+        question = _question(options, source.parent)  # before anything is written
         if options.store is not None and source.exists():
             with PreferenceStore(source, create=False) as run:
                 copy_answers(run, store)
@@ -79,13 +82,10 @@ def label(options: argparse.Namespace) -> int:
         waiting = store.db.value("SELECT COUNT(*) FROM comparisons WHERE active = 1")
         if not waiting:
             raise InputError(f"{store.path} has no two answers to one prompt to compare. Collect or import some first.")
-        if options.next is not None:
+        if question is not None:
             from trivium.cli.asking import ask_first
 
-            folders = options.reward_model or [source.parent / "R"]
-            ask_first(store, options.next, folders, _tasks(source.parent / "recipe.toml"), owner)
-        elif options.reward_model:
-            raise ConfigError("--reward-model is for --next uncertainty or disagreement. Name one of them.")
+            ask_first(store, question, owner)
         listening = listen(
             store,
             host=options.host,
@@ -104,13 +104,27 @@ def label(options: argparse.Namespace) -> int:
 
         webbrowser.open(listening.url)
     try:
-        serve(location, listening, tls, _trials(source.parent / "recipe.toml"))
+        trials = _trials(source.parent / "recipe.toml")
+        serve(location, listening, tls, trials, _playground(source.parent, trials))
     except KeyboardInterrupt:
         pass  # the way to end it
     finally:
         listening.close()
     say("the page is closed; every judgement that it said was saved is on disk")
     return 0
+
+
+def _question(options: argparse.Namespace, run: Path) -> Any:
+    """What `--next` goes by, loaded; None without it."""
+    if options.completions is not None and not 2 <= options.completions <= 9:
+        raise ConfigError(f"argument --completions: expected 2 to 9, got {options.completions}.")
+    if options.next is None:
+        if options.reward_model:
+            raise ConfigError("--reward-model is for --next uncertainty or disagreement. Name one of them.")
+        return None
+    from trivium.cli.asking import read_question
+
+    return read_question(options.next, options.reward_model or [run / "R"], _tasks(run / "recipe.toml"))
 
 
 def _trials(recipe: Path) -> Any:
@@ -121,6 +135,17 @@ def _trials(recipe: Path) -> Any:
     from trivium.preferences.web.execution import Trials
 
     return Trials(tasks, tomllib.loads(recipe.read_text(encoding="utf-8"))["sandbox"]["minimum"])
+
+
+def _playground(run: Path, trials: Any) -> Any:
+    """The run's models to play with; None where there are none."""
+    folders = {name: run / name for name in MODELS if (run / name / "config.json").is_file()}
+    if not folders:
+        return None
+    from trivium.preferences.web.execution import Runner
+    from trivium.preferences.web.playground import Playground
+
+    return Playground(folders, Runner() if trials is None else trials.runner)
 
 
 def _tasks(recipe: Path) -> Callable[[], Iterator[Any]] | None:
@@ -144,8 +169,6 @@ def _tasks(recipe: Path) -> Callable[[], Iterator[Any]] | None:
 def _set_completions(store: Any, completions: int, owner: str) -> None:
     from trivium.preferences.audit import read_settings, write_settings
 
-    if not 2 <= completions <= 9:
-        raise ConfigError(f"argument --completions: expected 2 to 9, got {completions}.")
     settings = read_settings(store)
     if settings.completions != completions:
         write_settings(store, settings.model_copy(update={"completions": completions}), owner)

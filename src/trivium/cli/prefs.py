@@ -2,9 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from trivium.base.errors import InputError
-from trivium.cli.arguments import Arguments, check_parent, positive, print_json
+from trivium.cli.arguments import Arguments, check_parent, positive, print_json, share, whole
 from trivium.cli.invocation import Invocation
 from trivium.cli.label import add_label_action
 
@@ -31,18 +32,15 @@ def _parser() -> Arguments:
         part.set_defaults(action=function)
         return part
 
-    into = action("import", _import, "Read judgements from a JSONL or JSON file, plain or .gz or .zst, or a store")
+    into = action("import", _import, "Read judgements from a JSONL, JSON or Parquet file, or from another store")
     into.add_argument(
         "file",
         type=_location,
-        help="pairs, rankings, PandaLM's or Open Assistant's form; a .db file or postgresql:// URL",
+        help="pairs, rankings, PandaLM's, Open Assistant's, Argilla's or Label Studio's form, JSON plain, .gz or "
+        ".zst, or Parquet; a .db file or postgresql:// URL",
     )
     into.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at a bad record [%(default)s]")
-    out = action("export", _export, "Write the judgements as JSONL")
-    out.add_argument("file", type=Path, help="where to, .gz by suffix")
-    out.add_argument("--form", choices=["full", "pairs"], default="full", help="everything, or plain pairs [full]")
-    out.add_argument("--split", choices=["train", "heldout"], help="one split only")
-    out.add_argument("--source", help="judgements of one source only")
+    _add_export(action("export", _export, "Write judgements as JSONL, Parquet or CSV, sorted, people as pseudonyms"))
     action("stats", _stats, "Count what the store holds")
     part = action("judge", _judge, "Have a chat model judge what it has not judged yet, every pair in both orders")
     part.add_argument("--url", required=True, help="an OpenAI-compatible API, such as http://127.0.0.1:8000/v1")
@@ -53,6 +51,25 @@ def _parser() -> Arguments:
     part.add_argument("--limit", type=positive, help="comparisons at most [all]")
     add_label_action(actions)
     return parser
+
+
+def _add_export(out: argparse.ArgumentParser) -> None:
+    out.add_argument("file", type=Path, help="where to: .jsonl or .jsonl.gz, .parquet, or .csv for the log")
+    out.add_argument(
+        "--form",
+        choices=["full", "pairs", "rankings", "log"],
+        default="full",
+        help="everything, plain pairs, everything as rankings, or the raw log with what was superseded [%(default)s]",
+    )
+    out.add_argument("--split", choices=["train", "heldout"], help="one split only")
+    out.add_argument("--source", help="judgements of one source only")
+    out.add_argument("--annotator", help="judgements of one annotator only, by name or pseudonym")
+    out.add_argument(
+        "--min-agreement", type=share, help="only where at least this share of two or more annotators agree, 0 to 1"
+    )
+    out.add_argument("--guideline", type=whole, help="only judgements under this version of the page's guidelines")
+    out.add_argument("--ties", choices=["keep", "drop"], default="keep", help="ties, which are counted [%(default)s]")
+    out.add_argument("--names", action="store_true", help="people by name instead of by pseudonym")
 
 
 def _judge(options: argparse.Namespace) -> int:
@@ -121,22 +138,48 @@ def _location(text: str) -> Path | str:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from trivium.preferences.formats import export_preferences
+    from dataclasses import asdict
+
+    from trivium.preferences.export import Selection, export_preferences
     from trivium.preferences.store import PreferenceStore
 
     check_parent(options.file)
     if options.file.is_dir():
         raise InputError(f"{options.file} is a folder. Name a file to write.")
+    selection = Selection(
+        split=options.split,
+        source=options.source,
+        annotator=options.annotator,
+        min_agreement=options.min_agreement,
+        guideline=options.guideline,
+        ties=options.ties == "keep",
+    )
     with PreferenceStore(options.store, create=False) as store:
-        sources = sorted({stored.judgement.source for stored in store.judgements()})
-        if options.source is not None and options.source not in sources:
-            raise InputError(f"{store.path} holds no judgements of source {options.source!r}: {sources}. Name one.")
-        count = export_preferences(store, options.file, options.form, split=options.split, source=options.source)
+        _check_filters(store, options)
+        report = export_preferences(store, options.file, options.form, selection, names=options.names)
     if options.json:
-        print_json({"path": str(options.file), "records": count})
+        print_json({"path": str(options.file), **asdict(report)})
     else:
-        print(f"{options.file}: {count} records")
+        print(f"{options.file}: " + "\n".join(report.lines(selection)))
     return 0
+
+
+def _check_filters(store: Any, options: argparse.Namespace) -> None:
+    """Refuse to filter by what no judgement has."""
+    from trivium.preferences.people import pseudonyms
+
+    said = [stored.judgement for stored in store.judgements(history=options.form == "log")]
+    names = {each.annotator for each in said}
+    found = {
+        "source": {each.source for each in said},
+        "annotator": names | {alias for name, alias in pseudonyms(store).items() if name in names},
+        "guideline": {each.details["guidelines"] for each in said if "guidelines" in each.details},
+    }
+    for option, values in found.items():
+        asked = getattr(options, option)
+        if asked is not None and asked not in values:
+            of = {"guideline": "under guideline"}.get(option, f"of {option}")
+            raise InputError(f"{store.path} holds no judgements {of} {asked!r}: {sorted(values)}. Name one.")
 
 
 def _stats(options: argparse.Namespace) -> int:

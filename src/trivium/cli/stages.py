@@ -34,7 +34,8 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     from trivium.base.recipe import load_config
     from trivium.cli.options import describe, read_recipe_arguments
 
-    arguments = read_recipe_arguments(invocation.arguments)
+    terms = only == "evaluate" and "--utility" in invocation.arguments
+    arguments = read_recipe_arguments([each for each in invocation.arguments if not (terms and each == "--utility")])
 
     from trivium.base.ranks import is_main
     from trivium.stages.pipeline import Recipe, run_pipeline
@@ -43,7 +44,8 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     if arguments.help:
         from trivium.cli.program import COMMANDS
 
-        usage = f"trivium {invocation.command} [RECIPE.toml] [--section.field value ...]"
+        extra = " [--utility]" if only == "evaluate" else ""
+        usage = f"trivium {invocation.command} [RECIPE.toml]{extra} [--section.field value ...]"
         summary = COMMANDS[invocation.command].summary
         sections = SECTIONS[only] if only else ()
         sys.stdout.write(describe(recipe, usage, summary[0].upper() + summary[1:] + ".", sections))
@@ -59,7 +61,13 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
         from trivium.report import write_report
 
         say(f"report: {write_report(recipe.directory)}")
-    if arguments.json:
+    if terms:
+        from trivium.cli.utility import recomputed, utility_table
+        from trivium.runs import RunDir
+
+        rows = recomputed(RunDir(recipe.directory))
+        sys.stdout.write(utility_table(rows)) if not arguments.json else print_json(rows)
+    elif arguments.json:
         print_json(summary)
     else:
         sys.stdout.write(format_summary(summary))

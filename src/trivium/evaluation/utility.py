@@ -14,7 +14,8 @@ from trivium.model import Decoder
 from trivium.objectives.kl import exact_kl
 from trivium.objectives.lm import linear_lm_loss
 from trivium.objectives.utility import mean_and_se, ratio_and_se, utility_log
-from trivium.rewards import RewardModel
+from trivium.records import Task
+from trivium.rewards import Answers, Composite, Scored
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Utility:
     row: dict[str, float]
     """`utility/*`: the three terms with standard errors, the weights, their sum; and the Monte Carlo KL."""
     samples: list[Sample]
+    scored: Scored
+    """What each response earned, before penalties."""
     rewards: Tensor
-    """(N,) normalised reward of each response."""
+    """(N,) the full training reward of each response."""
     kl: Tensor
     """(N,) full-vocabulary KL to the reference, summed over each response, in nats."""
 
@@ -82,9 +85,9 @@ def response_kl(
 def measure_utility(
     model: Decoder,
     reference: Decoder,
-    reward: RewardModel,
+    rewards: Composite,
+    tasks: Sequence[Task],
     prompts: Sequence[Sequence[int]],
-    prompt_ids: Sequence[str],
     examples: ExampleLoader | None,
     *,
     alpha: float,
@@ -98,29 +101,40 @@ def measure_utility(
 ) -> Utility:
     """Sample `samples` responses a prompt and measure U; the draws depend on (seed, prompt, sample) alone.
 
+    L_R is of the full training reward; what R alone says, before penalties, is logged beside it. A response whose
+    reward could not be had is left out of L_R and counted. One process measures; it asks no other rank.
+
     Args:
+        rewards: the training reward, its statistics frozen.
+        tasks: one a prompt.
+        prompts: token ids.
         examples: held-out pairs for L_SFT; None logs it as 0 with weight alpha as it stands.
         full_reward: (scores, finished, lengths, cap) -> the full training reward, as in the update.
     """
     owners = [index for index in range(len(prompts)) for _ in range(samples)]
+    tokenizer = rewards.tools.model.tokenizer
     drawn = generate(
         model,
         [prompts[index] for index in owners],
-        seeds=[derive_seed(seed, "utility", name, index) for name in prompt_ids for index in range(samples)],
+        seeds=[derive_seed(seed, "utility", task.id, index) for task in tasks for index in range(samples)],
         max_new_tokens=max_new_tokens,
-        stop_ids=[reward.tokenizer.eos_id],
+        stop_ids=[tokenizer.eos_id],
         temperature=temperature,
     )
     responses = [sample.ids for sample in drawn]
     finished = torch.tensor([sample.finish == "stop" for sample in drawn])
     lengths = torch.tensor([len(response) for response in responses])
-    rewards = full_reward(reward.rewards(prompts, responses, owners), finished, lengths, max_new_tokens)
+    scored = rewards.score(Answers(tasks, prompts, responses, tokenizer.decode_batch(responses), owners))
+    full = full_reward(scored.rewards, finished, lengths, max_new_tokens)
+    learned = rewards.tools.model.rewards(prompts, responses, owners)
     kl, log_ratio = response_kl(model, reference, prompts, responses, owners, temperature)
     terms = {
         "sft": sft_loss(model, examples) if examples is not None else (0.0, 0.0),
-        "reward": mean_and_se(-rewards),
+        "reward": mean_and_se(-full[scored.valid]),
         "omega": mean_and_se(kl),
     }
     row = utility_log(terms, alpha=alpha, beta=beta, gamma=gamma, n=len(responses))
     row |= {"utility/omega_sampled": log_ratio.mean().item(), "utility/temperature": temperature}
-    return Utility(row | {"utility/cap": max_new_tokens}, drawn, rewards, kl)
+    row |= {"utility/cap": max_new_tokens, "utility/reward_model": learned.mean().item()}
+    row |= {"utility/invalid": float((~scored.valid).sum())}
+    return Utility(row, drawn, scored, full, kl)

@@ -1,4 +1,4 @@
-"""Sampling from a model: one engine for rollouts, evaluation and use. Token ids only."""
+"""Sampling from a model: one engine of token ids for rollouts, evaluation and use; `completer` adds the text."""
 
 from trivium.generation.engine import Sample, generate
 

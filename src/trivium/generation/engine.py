@@ -32,7 +32,7 @@ class Sample:
     logprobs: list[float]
     """Log-probability of each id under the sampling distribution, in nats."""
     finish: str
-    """`stop` (the end token was sampled) or `length` (the cap was reached)."""
+    """`stop` (the end token was sampled), `length` (the cap was reached) or `cut` (`on_token` ended it)."""
 
 
 class _Slots:
@@ -68,7 +68,7 @@ def generate(
     stop_ids: Sequence[int],
     temperature: float = 1.0,
     batch_size: int = 256,
-    on_token: Callable[[int, int], None] | None = None,
+    on_token: Callable[[int, int], bool | None] | None = None,
 ) -> list[Sample]:
     """Sample one response a prompt.
 
@@ -83,7 +83,7 @@ def generate(
         stop_ids: a row ends after drawing one of these.
         temperature: of the softmax; 0 is greedy.
         batch_size: rows decoded together.
-        on_token: called with (sample index, id) as tokens are drawn, for streaming.
+        on_token: called with (sample index, id) as tokens are drawn, for streaming; True ends the sample there.
     Returns:
         One `Sample` a prompt, in order.
     Raises:
@@ -141,7 +141,7 @@ class _Work:
     temperature: float
     rows: int
     """Decoded together in a stream."""
-    on_token: Callable[[int, int], None] | None
+    on_token: Callable[[int, int], bool | None] | None
     results: dict[int, Sample] = field(default_factory=dict)
     stopped: bool = False
 
@@ -192,16 +192,19 @@ class _Work:
         slots.logprobs[rows, drawn] = logprobs
         slots.drawn[rows] = drawn + 1
         slots.position[rows] += 1
+        cut = np.zeros(len(rows), dtype=bool)
         if self.on_token:
-            for owner, token in zip(slots.owner[rows].tolist(), ids.tolist(), strict=True):
-                self.on_token(owner, token)
+            told = zip(slots.owner[rows].tolist(), ids.tolist(), strict=True)
+            cut[:] = [self.on_token(owner, token) is True for owner, token in told]
         stopped = np.isin(ids, self.stop_ids)
-        full = slots.position[rows] + 1 > self.model.config.max_seq_len - 1
-        ended = stopped | (drawn + 1 >= self.max_new_tokens) | full
-        for row, stop in zip(rows[ended].tolist(), stopped[ended].tolist(), strict=True):
+        full = (drawn + 1 >= self.max_new_tokens) | (slots.position[rows] + 1 > self.model.config.max_seq_len - 1)
+        ended = stopped | full | cut
+        for row, stop, end in zip(*(each[ended].tolist() for each in (rows, stopped, full)), strict=True):
             length = int(slots.drawn[row])
             self.results[int(slots.owner[row])] = Sample(
-                slots.ids[row, :length].tolist(), slots.logprobs[row, :length].tolist(), "stop" if stop else "length"
+                slots.ids[row, :length].tolist(),
+                slots.logprobs[row, :length].tolist(),
+                "stop" if stop else "length" if end else "cut",
             )
             slots.owner[row] = -1
 

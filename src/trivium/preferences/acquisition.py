@@ -90,12 +90,7 @@ def prioritise(
     Raises:
         DataError: the strategy is unknown, or there is no reward model to ask.
     """
-    if strategy not in get_args(Strategy):
-        raise DataError(f"strategy is {strategy!r}; it must be one of {', '.join(get_args(Strategy))}.")
-    if strategy in ("uncertainty", "disagreement") and not models:
-        raise DataError(f"asking by {strategy} needs a reward model. Train one, or ask at random or by family.")
-    if strategy == "family" and not families:
-        raise DataError("asking by family needs tasks with families. Ask at random or by uncertainty.")
+    check_strategy(strategy, len(models), families)
     order = "random" if strategy == "random" else "priority"
     priorities: dict[str, float] = {}
     if strategy == "family":
@@ -112,6 +107,20 @@ def prioritise(
             write_settings(store, settings.model_copy(update={"order": order}), by)
         record(store, by, "prioritise", strategy, comparisons=len(priorities), models=len(models))
     return len(priorities)
+
+
+def check_strategy(strategy: str, models: int, families: Mapping[str, str] | None) -> None:
+    """Refuse a strategy that is unknown or lacks what it goes by.
+
+    Raises:
+        DataError: names what is missing.
+    """
+    if strategy not in get_args(Strategy):
+        raise DataError(f"strategy is {strategy!r}; it must be one of {', '.join(get_args(Strategy))}.")
+    if strategy in ("uncertainty", "disagreement") and not models:
+        raise DataError(f"asking by {strategy} needs a reward model. Train one, or ask at random or by family.")
+    if strategy == "family" and not families:
+        raise DataError("asking by family needs tasks with families. Ask at random or by uncertainty.")
 
 
 def _waiting(store: PreferenceStore) -> list[str]:

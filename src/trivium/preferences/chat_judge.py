@@ -12,9 +12,8 @@ from pydantic import Field
 from trivium.base.chat_client import ChatClient, ChatConfig, ChatError
 from trivium.preferences.comparisons import Comparison, load_comparison
 from trivium.preferences.judgement import Judgement, Sample, prompt_text
+from trivium.preferences.judges import CHAT_SOURCE, Ranking
 from trivium.preferences.store import PreferenceStore
-
-Ranking = tuple[tuple[int, ...], ...]
 
 _INSTRUCTIONS = """\
 You compare two answers to a prompt and say which one is better. {criterion}
@@ -83,7 +82,7 @@ class HttpJudge(ChatConfig):
     @property
     def source(self) -> str:
         """The kind of judge, as the store records it."""
-        return f"ai:{self.model}"
+        return f"{CHAT_SOURCE}{self.model}"
 
     def rank(self, prompt: str, samples: Sequence[Sample], seed: int = 0) -> Ranking:
         """Rank by all pairs of answers; see `Verdicts.ranking`."""

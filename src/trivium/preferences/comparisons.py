@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trivium.base.errors import DataError
 from trivium.base.seeding import python_rng
 from trivium.preferences.audit import now, read_settings, record
-from trivium.preferences.judgement import Prompt, Sample, content_id
+from trivium.preferences.judgement import PLAY_SOURCE, Prompt, Sample, content_id
 from trivium.preferences.rows import StoredSample, compact_json, prompt_of, sample_of
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings
@@ -34,12 +34,12 @@ def fill(store: PreferenceStore) -> int:
     """Make one comparison of every prompt and round that has distinct answers to compare; the number of new ones.
 
     Comparisons that are there already stay. Those of another size than the settings now ask for are put aside, unless
-    somebody has seen them or they are gold.
+    somebody has seen them or they are gold. Answers of the playground are left out: they were judged there.
     """
     settings = read_settings(store)
     groups: dict[tuple[str, int], dict[str, StoredSample]] = {}
     for stored in store.completions():
-        if stored.sample.text.strip():
+        if stored.sample.text.strip() and not stored.sample.model.startswith(f"{PLAY_SOURCE}:"):
             groups.setdefault((stored.prompt_id, stored.sample.round), {}).setdefault(stored.sample.text, stored)
     found = []
     for (prompt, round), texts in groups.items():

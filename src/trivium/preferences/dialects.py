@@ -4,29 +4,16 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from trivium.preferences.annotation_tools import read_argilla, read_label_studio
+from trivium.preferences.fields import FieldError, Parsed, shown, text_field
 from trivium.preferences.judgement import Judgement, Prompt, Sample
 from trivium.records import Message
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class FieldError(ValueError):
-    """A record cannot be used: the field and the reason."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}" if field else reason)
-
-
-class Parsed(NamedTuple):
-    """What one record says."""
-
-    judgements: list[Judgement]
-    ignored: set[str]
-    """Fields that nothing is done with."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +122,7 @@ def _read_ranking(value: dict[str, Any]) -> Parsed:
 
 def _read_pandalm(value: dict[str, Any]) -> Parsed:
     """PandaLM's test set: two responses and, per annotator, which is better (1 or 2; 0 is a tie)."""
-    texts = [_text(value, name) for name in ("instruction", "input", "response1", "response2")]
+    texts = [text_field(value, name) for name in ("instruction", "input", "response1", "response2")]
     votes = {name: vote for name, vote in value.items() if re.fullmatch(r"annotator\d+", name)}
     if not votes:
         raise FieldError("annotator1", "is missing")
@@ -144,7 +131,7 @@ def _read_pandalm(value: dict[str, Any]) -> Parsed:
     judgements = []
     for annotator, vote in votes.items():
         if vote not in (0, 1, 2) or isinstance(vote, bool):
-            raise FieldError(annotator, f"should be 0, 1 or 2, is {_shown(vote)}")
+            raise FieldError(annotator, f"should be 0, 1 or 2, is {shown(vote)}")
         judgements.append(
             Judgement(
                 prompt="\n\n".join(text for text in texts[:2] if text),
@@ -167,11 +154,11 @@ def _read_oasst(value: dict[str, Any]) -> Parsed:
         node, before = pending.pop()
         replies = (node.get("replies") or []) if isinstance(node, dict) else None
         if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
-            raise FieldError("prompt" if not before else "replies", f"should hold messages, is {_shown(node)}")
+            raise FieldError("prompt" if not before else "replies", f"should hold messages, is {shown(node)}")
         role = {"prompter": "user", "assistant": "assistant"}.get(str(node.get("role")))
         if role is None:
-            raise FieldError("role", f"should be 'prompter' or 'assistant', is {_shown(node.get('role'))}")
-        turns = (*before, Message(role=role, content=_text(node, "text")))
+            raise FieldError("role", f"should be 'prompter' or 'assistant', is {shown(node.get('role'))}")
+        turns = (*before, Message(role=role, content=text_field(node, "text")))
         standing = [reply for reply in replies if not reply.get("deleted")]
         ranked = [reply for reply in standing if isinstance(reply.get("rank"), int)]
         if role == "user" and len(ranked) > 1:
@@ -186,7 +173,7 @@ def _judge_siblings(turns: tuple[Message, ...], replies: list[dict[str, Any]], n
         tiers.setdefault(reply["rank"], []).append(index)
     return Judgement(
         prompt=turns[0].content if len(turns) == 1 else turns,
-        completions=tuple(Sample(text=_text(reply, "text")) for reply in replies),
+        completions=tuple(Sample(text=text_field(reply, "text")) for reply in replies),
         ranking=tuple(tuple(tiers[rank]) for rank in sorted(tiers)),
         id=name,
         source="OASST",
@@ -198,6 +185,8 @@ DIALECTS: Mapping[str, Dialect] = {
     "ranking": Dialect(("prompt", "completions", "ranking"), _read_ranking),
     "pandalm": Dialect(("instruction", "input", "response1", "response2"), _read_pandalm),
     "oasst": Dialect(("message_tree_id", "prompt"), _read_oasst),
+    "argilla": Dialect(("fields", "responses"), read_argilla),
+    "label studio": Dialect(("data", "annotations"), read_label_studio),
 }
 
 
@@ -208,7 +197,7 @@ def parse_record(value: Any) -> Parsed:
         FieldError: no form fits, or a field has a value that cannot be used.
     """
     if not isinstance(value, dict):
-        raise FieldError("", f"should be an object with prompt, chosen and rejected, is {_shown(value)}")
+        raise FieldError("", f"should be an object with prompt, chosen and rejected, is {shown(value)}")
     for dialect in DIALECTS.values():
         if all(name in value for name in dialect.required):
             return dialect.read(value)
@@ -238,22 +227,9 @@ def _field_error(error: ValidationError) -> FieldError:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names if part != "str")
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     reason = re.sub(r" or instance of \w+", "", reason)
-    shown = f", is {_shown(first['input'])}" if names else ""
-    return FieldError(place.lstrip("."), reason[:1].lower() + reason[1:] + shown)
+    found = f", is {shown(first['input'])}" if names else ""
+    return FieldError(place.lstrip("."), reason[:1].lower() + reason[1:] + found)
 
 
 def _unknown(model: type[BaseModel], value: dict[str, Any]) -> set[str]:
     return set(value) - set(model.model_fields)
-
-
-def _text(value: dict[str, Any], field: str) -> str:
-    text = value.get(field)
-    if not isinstance(text, str):
-        raise FieldError(field, "is missing" if field not in value else f"should be a string, is {_shown(text)}")
-    return text
-
-
-def _shown(value: Any) -> str:
-    shown = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else repr(value)
-    assert shown is not None
-    return shown if len(shown) <= 40 else shown[:37] + "..."

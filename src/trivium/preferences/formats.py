@@ -1,17 +1,19 @@
-"""Preference files in and out of the store: JSON lines, each record checked and named when it is bad."""
+"""Preference files into the store: each record checked, and named when it is bad. `export` writes them."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from trivium.base.errors import DataError
-from trivium.base.jsonl import read_json_records, write_json_records
-from trivium.preferences.dialects import FieldError, parse_record
-from trivium.preferences.judgement import Judgement, Prompt, Sample, judged_pairs
+from trivium.base.jsonl import read_json_records
+from trivium.preferences.dialects import parse_record
+from trivium.preferences.fields import FieldError
+from trivium.preferences.judgement import Judgement, judged_pairs
 from trivium.preferences.statistics import contradictions
 from trivium.preferences.store import PreferenceStore
+from trivium.preferences.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def import_preferences(
 ) -> ImportReport:
     """Read a preference file into the store, whole or not at all.
 
-    Files are JSONL (`.gz`, `.zst`) or a `.json` array, in any form of `DIALECTS`, mixed if need be. Importing a file
-    again adds nothing.
+    Files are JSONL (`.gz`, `.zst`), a `.json` array or a `.parquet` table, in any form of `DIALECTS`, mixed if need be.
+    Importing a file again adds nothing.
 
     Args:
         path: the file.
@@ -81,7 +83,7 @@ def import_preferences(
 
     def judgements() -> Iterator[Judgement]:
         nonlocal records
-        for record in read_json_records(path):
+        for record in read_table(path) if Path(path).suffix == ".parquet" else read_json_records(path):
             try:
                 if record.problem:
                     raise FieldError("", record.problem)
@@ -117,74 +119,8 @@ def import_preferences(
     )
 
 
-def export_preferences(
-    store: PreferenceStore,
-    path: Path | str,
-    form: Literal["full", "pairs"] = "full",
-    *,
-    split: str | None = None,
-    source: str | None = None,
-    round: int | None = None,
-) -> int:
-    """Write the judgements in force as JSONL (`.gz` by suffix); the same content gives the same bytes.
-
-    `full` keeps everything, so that importing the file rebuilds them: pairs of plain texts in pair form, others in
-    ranking form. `pairs` spells rankings out as pairs for other tools, and leaves out what `judged_pairs` leaves out.
-
-    Returns:
-        The number of records written.
-    """
-    if form == "pairs":
-        pairs = (pair.model_dump(exclude_defaults=True) for pair in store.pairs(split, source, round))
-        return write_json_records(path, pairs)
-    judgements = (stored.judgement for stored in store.judgements(split, source, round))
-    return write_json_records(path, (_record(judgement) for judgement in judgements))
-
-
 def _pair_counts(judgement: Judgement) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _ in judged_pairs(judgement, counts):
         pass
     return counts
-
-
-def _record(judgement: Judgement) -> dict[str, Any]:
-    """The judgement as a record, defaults left out; what it superseded is history and stays in the store."""
-    names = ("source", "annotator", "split", "margin", "agreement", "comment", "details")
-    common = {name: value for name in names if (value := getattr(judgement, name)) not in (None, "", {})}
-    head = {"id": judgement.id} if judgement.id else {}
-    prompt = _prompt_value(judgement.prompt)
-    if not _is_plain_pair(judgement):
-        return {
-            **head,
-            "prompt": prompt,
-            "completions": [_answer(sample) for sample in judgement.completions],
-            "ranking": judgement.ranking,
-            **common,
-        }
-    chosen, rejected = judgement.completions
-    outcomes = {"chosen_passed": chosen.passed, "rejected_passed": rejected.passed}
-    return {
-        **head,
-        "prompt": prompt,
-        "chosen": chosen.text,
-        "rejected": rejected.text,
-        **({"tie": True} if len(judgement.ranking) == 1 else {}),
-        **{name: value for name, value in outcomes.items() if value is not None},
-        **common,
-    }
-
-
-def _is_plain_pair(judgement: Judgement) -> bool:
-    """Whether the pair form says it all: two texts, the first at least as good, nothing known but whether they pass."""
-    return judgement.tiers in ((0, 1), (0, 0)) and all(
-        sample == Sample(text=sample.text, passed=sample.passed) for sample in judgement.completions
-    )
-
-
-def _answer(sample: Sample) -> dict[str, Any]:
-    return {"text": sample.text, **sample.model_dump(mode="json", exclude_defaults=True)}
-
-
-def _prompt_value(prompt: Prompt) -> Any:
-    return prompt if isinstance(prompt, str) else [message.model_dump() for message in prompt]

@@ -15,6 +15,10 @@ HELDOUT_FRACTION = 0.1
 CHECK_SOURCE = "human-check"
 """Source of judgements that check people (repeats, gold): they train nothing unless this source is asked for."""
 
+PLAY_SOURCE = "play"
+"""Source of votes on the playground's pairs. Their answers' `model` is `play:` and the fingerprint: no collection takes
+them for its own, and nobody is given them to label."""
+
 Prompt = str | tuple[Message, ...]
 
 

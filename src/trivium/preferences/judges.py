@@ -151,6 +151,14 @@ JUDGES: dict[str, type[ExecutionJudge] | type[SimulatedJudge]] = {
 }
 """Judges by name; each is its own config."""
 
+CHAT_SOURCE = "ai:"
+"""How the source of a chat model's judgements begins; its name follows."""
+
+
+def is_machine(source: str) -> bool:
+    """Whether judgements of this source are a judge's, and not people's."""
+    return source in JUDGES or source.startswith(CHAT_SOURCE)
+
 
 def judge_samples(judge: Judge, prompt: Prompt, samples: Sequence[Sample], seed: int = 0) -> Judgement | None:
     """The judge's judgement on one prompt's samples, ready for the store; None when fewer than two can be ranked."""

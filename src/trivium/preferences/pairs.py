@@ -7,7 +7,8 @@ from typing import Any
 
 from trivium.base.errors import DataError
 from trivium.base.seeding import python_rng
-from trivium.preferences.dialects import FieldError, parse_record
+from trivium.preferences.dialects import parse_record
+from trivium.preferences.fields import FieldError
 from trivium.preferences.judgement import Judgement, Sample, prompt_text
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Preference

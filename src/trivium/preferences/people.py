@@ -1,8 +1,9 @@
-"""People who label: accounts, roles, invitations and sessions. Only hashes of passwords and tokens are stored."""
+"""People who label: accounts, roles, invitations, sessions, pseudonyms. Secrets are stored as hashes only."""
 
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -11,6 +12,8 @@ from typing import Any, Literal, get_args
 from trivium.base.errors import ConfigError, DataError
 from trivium.preferences.audit import now, record
 from trivium.preferences.database import Row
+from trivium.preferences.judgement import Judgement
+from trivium.preferences.judges import is_machine
 from trivium.preferences.store import PreferenceStore
 
 Role = Literal["annotator", "reviewer", "owner"]
@@ -206,3 +209,26 @@ def _hasher() -> Any:
 def _nobodys_hash() -> str:
     """A hash that no password has, so that an unknown name costs as much time as a known one."""
     return _hasher().hash(secrets.token_urlsafe())
+
+
+# Pseudonyms
+
+
+def pseudonyms(store: PreferenceStore) -> dict[str, str]:
+    """Name to `p1`, `p2`, ...: those who joined the page in that order, then others who judged, by name.
+
+    Machines keep their names, and so do names that look like pseudonyms, whose numbers nobody else gets: what was
+    exported, imported and is exported again says the same.
+    """
+    people = [row["name"] for row in store.db.rows("SELECT name FROM people ORDER BY created, name")]
+    rows = store.db.rows("SELECT DISTINCT annotator, source FROM judgements ORDER BY annotator, source")
+    people += [row["annotator"] for row in rows if row["annotator"] and not is_machine(row["source"])]
+    every = list(dict.fromkeys(people))
+    kept = {name for name in every if re.fullmatch(r"p[1-9]\d*", name)}
+    free = (name for number in range(1, 2 * len(every) + 1) if (name := f"p{number}") not in kept)
+    return {name: name if name in kept else next(free) for name in every}
+
+
+def shown_name(judgement: Judgement, alias: Mapping[str, str]) -> str:
+    """Who judged, under a pseudonym where it is a person: `alias` is what `pseudonyms` says, or nothing."""
+    return judgement.annotator if is_machine(judgement.source) else alias.get(judgement.annotator, judgement.annotator)

@@ -14,7 +14,8 @@ from trivium.preferences.agreement import (
     krippendorff_alpha,
     raw_agreement,
 )
-from trivium.preferences.judgement import prompt_text
+from trivium.preferences.judgement import Judgement, prompt_text
+from trivium.preferences.people import pseudonyms, shown_name
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Preference
 
@@ -38,13 +39,32 @@ def shared_labels(store: PreferenceStore, source: str | None = None) -> list[dic
     """
     units: dict[Hashable, dict[str, Hashable]] = {}
     for stored in store.judgements(source=source):
-        judgement = stored.judgement
-        if not judgement.ranking:
-            continue
-        told = sorted(zip([sample.text for sample in judgement.completions], judgement.tiers, strict=True), key=str)
-        answers = (prompt_text(judgement.prompt), *(text for text, _ in told))
-        units.setdefault(answers, {})[judgement.annotator] = tuple(tier for _, tier in told)
+        if stored.judgement.ranking:
+            answers, label = _answers_and_label(stored.judgement)
+            units.setdefault(answers, {})[stored.judgement.annotator] = label
     return [labels for labels in units.values() if len(labels) > 1]
+
+
+def agreement_shares(store: PreferenceStore) -> dict[str, float]:
+    """Judgement, by its name in the store, to the share of annotators of its source that rank these answers as it does.
+
+    Judgements of what only one annotator of the source judged are not named: nothing is known of their agreement.
+    """
+    units: dict[Hashable, dict[str, Hashable]] = {}
+    said: list[tuple[str, Hashable, Hashable]] = []
+    for stored in store.judgements():
+        answers, label = _answers_and_label(stored.judgement)
+        unit = (stored.judgement.source, answers)
+        units.setdefault(unit, {})[stored.judgement.annotator] = label
+        said.append((stored.key, unit, label))
+    labels = {unit: list(each.values()) for unit, each in units.items()}
+    return {key: labels[unit].count(label) / len(labels[unit]) for key, unit, label in said if len(labels[unit]) > 1}
+
+
+def _answers_and_label(judgement: Judgement) -> tuple[Hashable, Hashable]:
+    """Prompt with its answers in the order of their texts, and the tiers of these."""
+    told = sorted(zip([sample.text for sample in judgement.completions], judgement.tiers, strict=True), key=str)
+    return (prompt_text(judgement.prompt), *(text for text, _ in told)), tuple(tier for _, tier in told)
 
 
 def agreement_coefficients(labels: Sequence[dict[str, Hashable]], seed: int = 0) -> dict[str, Coefficient]:
@@ -134,4 +154,26 @@ def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[
         **({"agreement": agreement_stats(store)} if agreement else {}),
         "passed": {"share": sum(tested) / len(tested) if tested else None, "n": len(tested)},
         "longer_wins": {"share": longer / len(unequal) if unequal else None, "n": len(unequal)},
+    }
+
+
+def label_sources(store: PreferenceStore, through_round: int) -> dict[str, dict[str, Any]]:
+    """Who gave the labels that a reward model of a round learns from, ready for JSON.
+
+    Returns:
+        Per source `judgements`, how many of them are `heldout`, and `annotators`: name, or pseudonym where it is a
+        person, to judgements.
+    """
+    alias = pseudonyms(store)
+    found: dict[str, dict[str, Any]] = {}
+    for round in range(through_round + 1):
+        for stored in store.training_judgements(round=round):
+            said = stored.judgement
+            part = found.setdefault(said.source, {"judgements": 0, "heldout": 0, "annotators": Counter()})
+            part["judgements"] += 1
+            part["heldout"] += said.split == "heldout"
+            part["annotators"][shown_name(said, alias)] += 1
+    return {
+        source: part | {"annotators": dict(sorted(part["annotators"].items()))}
+        for source, part in sorted(found.items())
     }

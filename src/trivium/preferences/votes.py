@@ -56,6 +56,8 @@ class LabelSettings(Record):
     """`priority` asks first what R is least certain of; that biases the sample."""
     language: Literal["python", "text"] = "python"
     """How answers are highlighted."""
+    play: bool = True
+    """Offer the playground: people run the run's models, and programs in the sandbox, on this machine."""
     model_names: tuple[str, ...] = ()
     """Names that, found in an answer, mark its judgement as `unblinded`; the models in the store are added."""
 

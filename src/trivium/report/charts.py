@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trivium.report.gauge import fit_gain
+from trivium.evaluation.gauge import fit_gain
 from trivium.report.plots import Panel, Series, draw_bars, draw_curves
 from trivium.report.source import RunData
 from trivium.report.values import interval, mapping, number, rows
@@ -78,9 +78,13 @@ def reward_charts(data: RunData) -> list[Chart]:
 def rl_charts(data: RunData) -> list[Chart]:
     """R's score against the tests' verdict, divergence and entropy, the gauge, the updates, the held-out utility."""
     metrics, marks = _joined(data, "rl")
-    execution = any("reward/execution" in row for row in metrics)
-    maximised = "the tests' verdict, which PPO raises" if execution else "R's mean score, which PPO raises"
+    sources = sorted({key.removeprefix("reward/") for row in metrics for key in row if key.startswith("reward/")})
+    sources = [name for name in sources if name not in ("mean", "std")]
+    learned = sources in ([], ["model"])
+    name = "R's score" if learned else "The reward"
+    maximised = "R's mean score, which PPO raises" if learned else f"what PPO raises: {' + '.join(sources)}"
     gold = _panel(metrics, "pass rate of these answers, only measured", {"gold/mean": "gold"})
+    hacks = _panel(metrics, "share of paid answers that fail hidden tests", {"hack/rate": "hacks"}, low=0)
     distance = [
         _panel(metrics, "KL to M1, nats per answer", {"kl/sequence": "KL"}, low=0),
         _panel(metrics, "entropy, nats per token", {"surprisal": "entropy"}, low=0),
@@ -95,8 +99,8 @@ def rl_charts(data: RunData) -> list[Chart]:
     proxy = _panel(metrics, maximised, {"reward/mean": "reward"}, cuts=marks)
     return [
         _curves(
-            "rl-gold", "R's score and the truth", [proxy, gold], data, "rl", marks,
-            caption="Where R rises and the pass rate falls, the policy exploits R." + scale,
+            "rl-gold", f"{name} and the truth", [proxy, gold, hacks], data, "rl", marks,
+            caption="Where it rises and the pass rate falls, the policy exploits it." + scale,
         ),
         _curves(
             "rl-divergence", "Distance from M1 and entropy", distance, data, "rl", marks,

@@ -67,6 +67,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "pretrain": charts.pretrain_charts(data),
         "sft": charts.sft_charts(data),
         "reward_table": tables.reward_model_table(data),
+        "labels": tables.label_table(data),
         "reward_missing": data.problems.get("R/rm.json", "R/rm.json holds no figures"),
         "reward": charts.reward_charts(data),
         "rl": charts.rl_charts(data),

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from trivium.evaluation.gauge import find_alarm, parts_of_round
 from trivium.report.charts import MODELS, last_utility
-from trivium.report.gauge import find_alarm, parts_of_round
 from trivium.report.source import RunData
 from trivium.report.values import (
     DASH,
@@ -94,15 +94,51 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
             (f"prefers a good answer to the same one {name.replace('_', ' ')}", percent(mapping(each).get("accuracy")))
             for name, each in mapping(figures.get("probes")).items()
         ),
-        *(
-            (f"accuracy on pairs of source {name}", percent(mapping(each).get("accuracy")))
-            for name, each in mapping(figures.get("sources")).items()
-            if len(mapping(figures.get("sources"))) > 1
-        ),
         ("mean of raw scores on M1's answers, frozen", decimal(figures.get("mean"))),
         ("standard deviation of the same", decimal(figures.get("std"))),
     ]
     return [(name, text) for name, text in table if text != DASH]
+
+
+SOURCE_HINTS = {
+    "execution": "what the tests showed",
+    "human": "people, on the labelling page",
+    "simulated": "a simulated annotator",
+    "": "imported without a source",
+}
+"""What the sources are that the program itself names."""
+SHOWN_ANNOTATORS = 8
+
+
+def label_table(data: RunData) -> list[dict[str, str]]:
+    """One row a source of the labels that R learned from, the largest first; empty where the run does not say."""
+    figures = {**mapping(data.summary.get("reward_model")), **data.reward_model}
+    labels, heldout = mapping(figures.get("labels")), mapping(figures.get("sources"))
+    table = []
+    for source in sorted(labels, key=lambda name: -(number(mapping(labels[name]).get("judgements")) or 0)):
+        part, measured = mapping(labels[source]), mapping(heldout.get(source))
+        table.append(
+            {
+                "source": source or DASH,
+                "hint": "a chat model" if source.startswith("ai:") else SOURCE_HINTS.get(source, ""),
+                "annotators": _annotators(mapping(part.get("annotators"))),
+                "judgements": count(part.get("judgements")),
+                "pairs_train": count(part.get("pairs_train")),
+                "pairs_heldout": count(measured.get("pairs")),
+                "accuracy": percent(measured.get("accuracy")),
+                "accuracy_ci": percent_interval(measured.get("accuracy_ci")),
+            }
+        )
+    return table
+
+
+def _annotators(judgements: dict[str, Any]) -> str:
+    """Names with the number of their judgements, the busiest first; beyond a few only how many there are."""
+    order = sorted(judgements, key=lambda name: (-(number(judgements[name]) or 0), name))
+    told = [f"{name or 'not named'} ({count(judgements[name])})" for name in order[:SHOWN_ANNOTATORS]]
+    return (
+        ", ".join(told + ([f"{len(order) - SHOWN_ANNOTATORS} more"] if len(order) > SHOWN_ANNOTATORS else [])) or DASH
+    )
 
 
 def rounds_table(data: RunData) -> list[dict[str, str]]:

@@ -1,16 +1,10 @@
 """Values as a reader sees them; whatever is missing or malformed becomes a dash, never an error."""
 
-import math
 from typing import Any
 
+from trivium.runs.metrics import number
+
 DASH = "–"
-
-
-def number(value: Any) -> float | None:
-    """`value` if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def mapping(value: Any) -> dict[str, Any]:

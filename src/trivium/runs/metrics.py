@@ -106,3 +106,10 @@ def _number(key: str, value: Any) -> int | float | None:
     if not isinstance(value, (int, float)):
         raise TypeError(f"metric {key!r} is {value!r}, expected a number")
     return value if math.isfinite(value) else None
+
+
+def number(value: Any) -> float | None:
+    """`value` if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -15,7 +15,8 @@ from trivium.base.log import Progress, say
 from trivium.base.ranks import broadcast, is_main
 from trivium.model import Decoder
 from trivium.preferences.chat_judge import HttpJudge
-from trivium.preferences.formats import ImportReport, export_preferences, import_preferences
+from trivium.preferences.export import export_preferences
+from trivium.preferences.formats import ImportReport, import_preferences
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.judges import ExecutionJudge, SimulatedJudge, judge_samples
 from trivium.preferences.store import PreferenceStore

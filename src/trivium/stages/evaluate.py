@@ -19,12 +19,13 @@ from trivium.evaluation.utility import measure_utility
 from trivium.model import Decoder
 from trivium.records import Task
 from trivium.rewards import RewardModel
-from trivium.rl.learner import LearnerConfig
 from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.confinement import SandboxConfig, open_sandbox
 from trivium.stages.judging import Answer, answer_and_judge, encode_prompt
 from trivium.stages.pretrain import heldout_bits_per_byte
+from trivium.stages.rl_config import RLConfig
+from trivium.stages.scoring import open_rewards, read_statistics, statistics_inputs
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
 from trivium.stages.tasks import TaskConfig
@@ -56,7 +57,7 @@ class EvaluateConfig(Config):
 def run(
     context: Context,
     config: EvaluateConfig,
-    learner: LearnerConfig,
+    rl: RLConfig,
     sft: SFTConfig,
     sandbox_config: SandboxConfig,
     models: Sequence[str] = ("M0", "M1", "M2"),
@@ -65,20 +66,20 @@ def run(
     folders = {name: context.run.artifact(name) for name in models}
     reward_folder, shards = context.run.artifact("R"), context.run.stage("data").path / "shards"
     weights = {
-        key: getattr(learner, key)
+        key: getattr(rl.learner, key)
         for key in ("alpha", "beta", "gamma", "missing_eos", "overlong_buffer", "length_penalty")
     }
 
     def body(stage: StageDir) -> tuple[dict[str, Any], list[Any]]:
-        bench = _Bench(context, config, learner, sft, stage, reward_folder, shards)
         checkpointer = Checkpointer(stage.checkpoints)
         before = checkpointer.latest()
         done, found = (before.step, before.state) if before else (0, {"results": {}, "shown": {}, "counts": []})
         done = broadcast(done)
         with open_sandbox(stage, sandbox_config) as sandbox, MetricsLog(stage.metrics_path) as metrics, checkpointer:
+            bench = _Bench(context, config, rl, sft, stage, sandbox, reward_folder, shards)
             metrics.truncate_after(done - 1)
             for step, (name, folder) in list(enumerate(folders.items()))[done:]:
-                value, answers = bench.measure(folder, sandbox)
+                value, answers = bench.measure(folder)
                 if not is_main():
                     continue
                 metrics.log(step, **{k: v for k, v in value.items() if isinstance(v, float)})
@@ -94,7 +95,8 @@ def run(
         return {"models": found["results"]}, [stage.samples]
 
     inputs: dict[str, Path | str] = {**folders, "R": reward_folder, "corpus": shards} | config.tasks.inputs
-    inputs |= {"weights": str(weights), "sft": sft.model_dump_json()}
+    inputs |= {"weights": str(weights), "sft": sft.model_dump_json()} | rl.reward_inputs
+    inputs |= statistics_inputs(context.run, rl)
     return perform(
         context, "evaluate", __name__, config, inputs=inputs, parents=[*folders, "R"], together=True, body=body
     )
@@ -107,16 +109,19 @@ class _Bench:
         self,
         context: Context,
         config: EvaluateConfig,
-        learner: LearnerConfig,
+        rl: RLConfig,
         sft: SFTConfig,
         stage: StageDir,
+        sandbox: Sandbox,
         reward_folder: Path,
         shards: Path,
     ):
-        self.context, self.config, self.learner = context, config, learner
+        self.context, self.config, self.learner, self.sandbox = context, config, rl.learner, sandbox
         self.tokenizer = Tokenizer.load(reward_folder)
-        self.reward = RewardModel.load(reward_folder)
-        context.place(self.reward.scorer)
+        reward = RewardModel.load(reward_folder)
+        context.place(reward.scorer)
+        self.rewards = open_rewards(rl, reward, sandbox, context.seed)
+        read_statistics(self.rewards, context.run)
         self.reference = context.load_model(context.run.artifact("M1"))
         self.tasks: list[Task] = config.tasks.load(context.seed, "evaluate", "heldout")
         self.prompts = [encode_prompt(self.tokenizer, task.prompt) for task in self.tasks]
@@ -138,7 +143,7 @@ class _Bench:
         rows = config.bits_per_byte_rows
         self.corpus = CorpusLoader(shards, "train", config.seq_len, 64, context.seed) if rows else None
 
-    def measure(self, folder: Path, sandbox: Sandbox) -> tuple[dict[str, Any], list[Answer]]:
+    def measure(self, folder: Path) -> tuple[dict[str, Any], list[Answer]]:
         """All figures of one model, and its answers; on ranks other than the first the answers alone."""
         config, model = self.config, self.context.load_model(folder)
 
@@ -147,7 +152,7 @@ class _Bench:
                 model,
                 self.tokenizer,
                 self.tasks,
-                sandbox,
+                self.sandbox,
                 samples=samples,
                 seed=self.context.seed,
                 purpose=purpose,
@@ -182,9 +187,9 @@ class _Bench:
         measured = measure_utility(
             model,
             self.reference,
-            self.reward,
+            self.rewards,
+            self.tasks[:count],
             self.prompts[:count],
-            [task.id for task in self.tasks[:count]],
             self.examples,
             alpha=learner.alpha,
             beta=learner.beta,

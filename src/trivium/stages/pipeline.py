@@ -244,7 +244,7 @@ def _single(stage: str, context: Context, recipe: Recipe) -> dict[str, Any]:
         case "sft":
             return sft.run(context, recipe.sft, recipe.sandbox)
         case _:
-            return evaluate.run(context, recipe.evaluate, recipe.rl.learner, recipe.sft, recipe.sandbox)
+            return evaluate.run(context, recipe.evaluate, recipe.rl, recipe.sft, recipe.sandbox)
 
 
 def _round(stage: str, context: Context, recipe: Recipe, round: int) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def check_inputs(recipe: "Recipe", to_come: set[str]) -> None:
             raise ConfigError(f"{problem}.")
     if to_come & {"sft", "rl", "evaluate"} and recipe.sft.path:
         split_examples(recipe.sft, recipe.seed, Drops(recipe.sft.on_error))
+    if to_come & {"rl", "evaluate"}:
+        for part in recipe.rl.rewards:
+            part.check()
     if "collect" in to_come and recipe.collect.path:
         _check_preferences(recipe)
     sets = {tasks.path: tasks for _, tasks in _task_sets(recipe, to_come) if tasks.path}

@@ -21,6 +21,7 @@ from trivium.objectives.preference import brier_score, calibration_error, correl
 from trivium.optim import OptimConfig, Optimizer
 from trivium.preferences.judgement import Sample
 from trivium.preferences.pairs import RankedPrompt, ranked_from_store
+from trivium.preferences.statistics import label_sources
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import RewardModel
 from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardSchedule, RewardStep
@@ -204,6 +205,7 @@ def run(context: Context, config: RewardConfig, *, round: int, previous: Path | 
             "pairs_train": pairs,
             "prompts_train": len(train),
             "prompts_heldout": len(held),
+            "labels": _labels(context, train, round),
             "source_weights": {name: _weight(config, name) for name in sorted({group.source for group in train})},
         }
         _gate(config, stage, figures)
@@ -264,6 +266,17 @@ def _groups(
             "Raise it."
         )
     return train_ids, held_ids
+
+
+def _labels(context: Context, train: Sequence[RankedTokens], round: int) -> dict[str, Any]:
+    """Where the labels came from: per source its judgements, annotators and pairs to train on."""
+    with PreferenceStore(context.run.preferences_path, create=False) as store:
+        found = label_sources(store, round)
+    for name, part in found.items():
+        part["pairs_train"] = sum(
+            a < b for each in train if each.source == name for a in each.tiers for b in each.tiers
+        )
+    return found
 
 
 def _weight(config: RewardConfig, source: str) -> float:

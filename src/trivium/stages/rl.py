@@ -11,10 +11,11 @@ from torch import Tensor
 from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
 from trivium.base.fingerprint import fingerprint_path
 from trivium.base.log import say
-from trivium.base.ranks import is_main, shared
+from trivium.base.ranks import is_main
 from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.distributed import gathered, shard
+from trivium.evaluation.gauge import find_alarm
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Decoder, Scorer
 from trivium.model.lora import add_lora, load_adapter, twin
@@ -33,17 +34,22 @@ from trivium.runs import MetricsLog, StageDir
 from trivium.sandbox import Sandbox
 from trivium.stages.artifacts import ADAPTER, save_artifact
 from trivium.stages.confinement import SandboxConfig, open_sandbox
+from trivium.stages.gold import Gold
 from trivium.stages.judging import encode_prompt
 from trivium.stages.reward import collected, judged, tokenise
 from trivium.stages.rl_config import RLConfig
+from trivium.stages.scoring import freeze_statistics, open_rewards, rollout_answers
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
-from trivium.tasks.check import check_completions
-from trivium.tasks.extract import extract_completion
 from trivium.tokenizer import Tokenizer
 from trivium.training import Loop
 from trivium.training.checkpoint import Checkpoint, load_weights, pack, trained_weights, unpack
 from trivium.training.faults import Level
+
+GAUGE = ("reward/mean", "gold/mean", "gold/n")
+"""What the gauge of over-optimisation reads."""
+MUTANTS_PAID = 0.1
+"""Share of mutants that pass the rewarded tests from which it is worth a warning."""
 
 
 def run(
@@ -72,6 +78,7 @@ def run(
         return result, [artifact]
 
     inputs: dict[str, Path | str] = {"M1": base, "policy": policy, "R": reward} | config.tasks.inputs
+    inputs |= config.reward_inputs
     inputs |= {"sft": sft.model_dump_json()}
     if config.offline:
         inputs |= {"comparisons": collected(context, round), "judgements": judged(context, round)}
@@ -103,11 +110,15 @@ class _Session:
         self.policy = self._adapted(policy) if config.lora.rank else context.load_model(policy)
         self.reward = RewardModel.load(reward)
         context.place(self.reward.scorer)
+        self.rewards = open_rewards(config, self.reward, sandbox, context.seed)
+        self.gold = Gold(config.rewards, config.gold_responses, self.tokenizer, sandbox)
         self.reference_print, self.base = fingerprint_path(base), base
         self.reference_weights = weights_print(self.reference)
         shard(self.policy)
         self.learner = self._offline_learner() if config.offline else self._learner()
         self.tasks = config.tasks.load(context.seed, "rl", "train")
+        freeze_statistics(self.rewards, context.run, self.reference, self.tokenizer, self.tasks, config, context.seed)
+        self.mutants = self._try_mutants() if config.tests_rewarded and is_main() else {}
         self.held = config.tasks.model_copy(update={"count": config.eval_tasks}).load(
             context.seed, "rl-eval", "heldout"
         )
@@ -117,6 +128,8 @@ class _Session:
             ExampleLoader(heldout, self.tokenizer, sft.seq_len, 64, context.seed, Drops("skip")) if heldout else None
         )
         self.state: dict[str, Any] = {}
+        self.gauge: list[dict[str, Any]] = []
+        """Reward and gold of the round's steps."""
         self.best: dict[str, Tensor] = {}
 
     def _adapted(self, policy: Path) -> Decoder:
@@ -126,6 +139,17 @@ class _Session:
         if self.round:
             load_adapter(model, policy / ADAPTER)
         return model
+
+    def _try_mutants(self) -> dict[str, Any]:
+        """How much of what is wrong the rewarded tests let pass."""
+        found = self.gold.of_mutants(self.tasks, self.context.seed)
+        if found and found["paid"] > MUTANTS_PAID * found["n"]:
+            note(
+                self.stage,
+                f"the rewarded tests let {found['paid']} of {found['n']} mutants of the solutions pass "
+                f"({found['passed']} pass all tests): a policy may learn to exploit them",
+            )
+        return found
 
     @property
     def _updates(self) -> int:
@@ -198,7 +222,7 @@ class _Session:
             load_weights(learner.critic, unpack(checkpoint.tensors, "critic"))
             learner.critic_optimizer.load_state_tensors(unpack(checkpoint.tensors, "critic_optimizer"))
         self.best = unpack(checkpoint.tensors, "best")
-        self.state = checkpoint.state["session"]
+        self.state, self.gauge = checkpoint.state["session"], checkpoint.state["gauge"]
         learner.controller.load_state_dict(checkpoint.state["controller"])
         learner.updates = checkpoint.state["updates"]
         learner.levels = {name: Level(value) for name, value in checkpoint.state["levels"].items()}
@@ -211,7 +235,12 @@ class _Session:
             tensors |= pack(
                 critic=trained_weights(learner.critic), critic_optimizer=learner.critic_optimizer.state_tensors()
             )
-        state = {"session": self.state, "controller": learner.controller.state_dict(), "updates": learner.updates}
+        state = {
+            "session": self.state,
+            "gauge": self.gauge,
+            "controller": learner.controller.state_dict(),
+            "updates": learner.updates,
+        }
         return tensors, state | {"levels": {name: level.value for name, level in learner.levels.items()}}
 
     def fit(self) -> dict[str, Any]:
@@ -221,11 +250,11 @@ class _Session:
         if fingerprint_path(self.base) != self.reference_print:
             raise StageFailed(f"the reference {self.base} changed while the stage ran; its results mean nothing.")
         self.policy = gathered(self.policy)
-        if config.keep == "lowest_u" and self.best:
+        if self.best:
             load_weights(self.policy, self.best)
         trained = sum(tensor.numel() for tensor in trained_weights(self.policy).values())
-        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()}
-        return result | {"trained_parameters": trained} | self.state
+        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
+        return result | {"trained_parameters": trained} | ({"mutants": self.mutants} if self.mutants else {})
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One rollout, its updates and its row of metrics; whether the policy has gone far enough."""
@@ -235,14 +264,32 @@ class _Session:
         )
         values["round"] = self.round
         kl = values.get("kl/sequence", 0.0)
-        ended = config.max_kl is not None and kl > config.max_kl
+        ended = far = config.max_kl is not None and kl > config.max_kl
+        self.gauge.append({"step": self.loop.offset + done} | {key: values[key] for key in GAUGE if key in values})
         if done % config.eval_every == 0 or done == config.steps or ended:
             values |= self._measure(number)
+            ended |= self._over_optimised(values)
         self.metrics.log(self.loop.offset + done, **values)
-        if ended:
+        if far:
             note(self.stage, f"ended at step {done}: KL {kl:.2f} exceeds rl.max_kl")
         shown = {"reward": "reward/mean", "kl": "kl/sequence", "gold": "gold/mean"}
         return {name: values[key] for name, key in shown.items() if key in values}, ended
+
+    def _over_optimised(self, values: dict[str, float]) -> bool:
+        """Whether the gauge raises its alarm and the round ends for it; told once a round."""
+        alarm = find_alarm(self.gauge)
+        values["gauge/alarm"] = float(alarm is not None)
+        if alarm is None or "alarm_step" in self.state:
+            return alarm is not None and self.config.on_alarm == "stop"
+        self.state["alarm_step"] = alarm.after.last_step
+        ends = self.config.on_alarm == "stop"
+        note(
+            self.stage,
+            f"over-optimisation: by step {alarm.after.last_step} the pass rate fell by {100 * alarm.fall:.1f} points "
+            f"(standard error {100 * alarm.error:.1f}) while the reward rose"
+            + ("; the round ends here" if ends else ""),
+        )
+        return ends
 
     def _responses(self) -> int:
         return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
@@ -268,6 +315,9 @@ class _Session:
         def fault(what: str, responses: Iterable[int]) -> None:
             self.loop.faults.meet(overall + 1, what, [tasks[rollout.prompt_of[index]].id for index in responses])
 
+        if not rollout.valid.any():
+            fault("no response's reward could be had", range(len(rollout.responses)))
+            return values | {"skipped": 1.0}
         try:
             values |= learner.prepare(rollout)
         except NumericalFault as error:
@@ -291,37 +341,14 @@ class _Session:
 
     def _score(self, rollout: Rollout, tasks: list[Task]) -> dict[str, float]:
         config = self.config
-        count = len(rollout.responses)
-        judged = list(range(count)) if config.reward == "execution" else self._gold_rows(count)
-        passed = shared(len(judged), lambda mine: self._run_tests(rollout, tasks, [judged[at] for at in mine]))
-        known = {index: verdict for index, verdict in zip(judged, passed, strict=True) if verdict is not None}
-        rollout.valid = torch.ones(count, dtype=torch.bool)
-        if config.reward == "execution":
-            rollout.valid = torch.tensor([index in known for index in range(count)])
-            raw = torch.tensor([2.0 * known.get(index, False) - 1.0 for index in range(count)])
-        else:
-            raw = torch.tensor(shared(count, lambda rows: self._rewards(rollout, rows)))
-        rollout.parts = {config.reward: raw}
-        rollout.scores = config.learner.full_reward(raw, rollout.finished, rollout.lengths, config.max_new_tokens)
-        figures = {f"reward/{config.reward}": raw[rollout.valid].mean().item()}
-        if known:
-            figures["gold/mean"] = sum(known.values()) / len(known)
-            figures["gold/n"] = len(known)
+        scored = self.rewards.score(rollout_answers(rollout, tasks, self.tokenizer), together=True)
+        rollout.valid, rollout.parts = scored.valid, scored.parts
+        rollout.scores = config.learner.full_reward(
+            scored.rewards, rollout.finished, rollout.lengths, config.max_new_tokens
+        )
+        figures = {f"reward/{name}": part.nanmean().item() for name, part in scored.parts.items()}
+        figures |= self.gold.of_rollout(rollout, tasks)
         return figures
-
-    def _rewards(self, rollout: Rollout, rows: list[int]) -> list[float]:
-        responses, owners = [rollout.responses[row] for row in rows], [rollout.prompt_of[row] for row in rows]
-        return self.reward.rewards(rollout.prompts, responses, owners).tolist() if rows else []
-
-    def _gold_rows(self, count: int) -> list[int]:
-        wanted = min(self.config.gold_responses, count)
-        return [index * count // wanted for index in range(wanted)] if wanted else []
-
-    def _run_tests(self, rollout: Rollout, tasks: list[Task], rows: list[int]) -> list[bool | None]:
-        owners = [tasks[rollout.prompt_of[row]] for row in rows]
-        texts = self.tokenizer.decode_batch([rollout.responses[row] for row in rows])
-        programs = [extract_completion(task.prompt, text) for task, text in zip(owners, texts, strict=True)]
-        return [outcome.passed for outcome in check_completions(owners, programs, self.sandbox)]
 
     def _measure(self, step: int) -> dict[str, float]:
         """U and its parts on held-out prompts; the lowest is kept."""
@@ -332,9 +359,9 @@ class _Session:
         measured = measure_utility(
             policy,
             self.reference,
-            self.reward,
+            self.rewards,
+            self.held,
             [encode_prompt(self.tokenizer, task.prompt) for task in self.held],
-            [task.id for task in self.held],
             self.sft_heldout,
             alpha=learner.alpha,
             beta=learner.beta,
@@ -344,9 +371,10 @@ class _Session:
             temperature=self.config.temperature,
             full_reward=learner.full_reward,
         )
-        total = measured.row["utility/total"]
-        if total < self.state.get("lowest_u", math.inf):
-            self.state |= {"lowest_u": total, "lowest_u_step": step + 1}
-            if self.config.keep == "lowest_u":
-                self.best = {name: tensor.clone() for name, tensor in trained_weights(policy).items()}
-        return measured.row
+        row = measured.row | self.gold.of_samples(self.held, measured.samples)
+        for name, key, sign in (("lowest_u", "utility/total", -1.0), ("highest_gold", "heldout/gold", 1.0)):
+            if key in row and sign * row[key] > sign * self.state.get(name, -sign * math.inf):
+                self.state |= {name: row[key], f"{name}_step": step + 1}
+                if self.config.keep == name:
+                    self.best = {each: tensor.clone() for each, tensor in trained_weights(policy).items()}
+        return row

@@ -1,12 +1,15 @@
 """What a recipe's `[rl]` section holds."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trivium.base.config import MOST
 from trivium.model import LoRAConfig
 from trivium.optim import OptimConfig
+from trivium.rewards import AnyReward
+from trivium.rewards.learned import ModelPart
 from trivium.rl.cispo import CISPOConfig
 from trivium.rl.dapo import DAPOConfig
 from trivium.rl.dpo import DPOConfig
@@ -27,8 +30,12 @@ class RLConfig(LoopConfig):
     algorithm: Literal["ppo", "rloo", "grpo", "dr_grpo", "dapo", "reinforce", "gspo", "cispo", "dpo", "ipo"] = "ppo"
     """The algorithm; its switches are in the section of its name. Only `ppo` has a critic; `dpo` and `ipo` learn from
     the comparisons themselves, without rollouts or R."""
-    reward: Literal["model", "execution"] = "model"
-    """What is maximised: R, or the tests' verdict (+1 and -1). With `model` the tests only measure."""
+    rewards: tuple[AnyReward, ...] = (ModelPart(),)
+    """What is maximised, a list of tables with `kind` and `weight`: `model` is R, `execution` the tests, `length`,
+    `format`, `function` your own Python, `judge` a chat model. Each is normalised by frozen statistics, then weighed.
+    Where a kind's options stay as they are its name alone is enough. Without `execution` the tests only measure."""
+    normalise_samples: int = Field(default=512, ge=2, le=MOST)
+    """Responses of M1 on which the statistics of rewards other than R are measured and frozen."""
     rounds: int = Field(default=2, ge=1, le=1000)
     """Rounds of collect, reward and rl; each later one compares the policy of that time and refreshes R."""
     steps: int = Field(default=10, ge=1)
@@ -77,8 +84,12 @@ class RLConfig(LoopConfig):
     """Steps between measurements of U on held-out prompts."""
     eval_tasks: int = Field(default=64, ge=2)
     """Held-out prompts of them, one response each."""
-    keep: Literal["last", "lowest_u"] = "last"
-    """Which weights are handed on: the last, or those of lowest U on held-out prompts."""
+    keep: Literal["last", "lowest_u", "highest_gold"] = "last"
+    """Which weights are handed on: the last, or at a measurement on held-out prompts those of lowest U or of highest
+    pass rate."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """When the pass rate has fallen by two standard errors while the reward rose: warn, or end the round too. Looked at
+    with each measurement."""
     max_kl: float | None = Field(default=None, gt=0)
     """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
     checkpoint_every: int = Field(default=8, ge=1)
@@ -90,9 +101,36 @@ class RLConfig(LoopConfig):
         return self.algorithm in ("dpo", "ipo")
 
     @property
+    def tests_rewarded(self) -> bool:
+        """Whether the tests' verdicts are part of what is maximised."""
+        return any(part.kind == "execution" for part in self.rewards)
+
+    @property
     def switches(self) -> Any:
         """The section of the algorithm in use."""
         return self.dpo if self.offline else getattr(self, self.algorithm)
+
+    @property
+    def reward_inputs(self) -> dict[str, Path | str]:
+        """Files that the rewards depend on, by name."""
+        return {name: path for part in self.rewards for name, path in part.inputs.items()}
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _name_is_enough(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [{"kind": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_differ(cls, value: tuple[AnyReward, ...]) -> tuple[AnyReward, ...]:
+        if not value:
+            raise ValueError("rewards is empty: name at least one")
+        labels = [part.label for part in value]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"two rewards are called {twice!r}. Give one of them another name")
+        return value
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> "RLConfig":

@@ -78,7 +78,7 @@ def _body(prompt: str, text: str, started: bool) -> str:
     ]
     for number in ends:
         body = "".join(lines[:number])
-        if _parses(prompt + body):
+        if parses(prompt + body):
             return body.rstrip() + "\n" if body.strip() else ""
     return "".join(lines[: ends[0]] if ends else lines)
 
@@ -91,7 +91,8 @@ def _whole_program(text: str) -> str:
     return text
 
 
-def _parses(source: str) -> bool:
+def parses(source: str) -> bool:
+    """Whether a text is Python by its form; nothing of it runs."""
     try:
         ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

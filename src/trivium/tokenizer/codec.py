@@ -264,6 +264,11 @@ class Tokenizer:
             raise ModelError(f"{self.name} has no token {token!r}.")
         return index
 
+    @property
+    def fills_gaps(self) -> bool:
+        """The vocabulary has the tokens that mark a gap and its filling."""
+        return all(self._model.token_to_id(token) is not None for token in special.GAP_TOKENS)
+
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """(vocab_size,) int32: UTF-8 bytes that each token stands for, 0 for special tokens."""

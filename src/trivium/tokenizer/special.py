@@ -27,6 +27,12 @@ SPECIAL_TOKENS = (
 )
 """In the order of their ids: pad is 0, bos 1, eos 2. Plain bytes and merges follow."""
 
+GAP_TOKENS = (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)
+"""What opens the text before a gap, the text after it, and its filling, in the order in which they stand.
+
+Source: Bavarian et al. 2022 (arXiv:2207.14255), prefix-suffix-middle.
+"""
+
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 """Chat roles and the token that opens a turn of each."""
 

@@ -207,6 +207,16 @@ CASES = [
     ),
     case("generate with an empty prompt", "there is no prompt in an empty text. Give one.", "generate runs/mine/M2 ''"),
     case(
+        "generate into a gap and in a conversation",
+        "--suffix-file fills a gap in a text, --chat and --system ask in a conversation. Give one.",
+        "generate runs/mine/M2 a --suffix-file mine.toml --system b",
+    ),
+    case(
+        "generate before a file that is not there",
+        "none.txt: No such file or directory. Name a text file that holds what comes after the gap.",
+        "generate runs/mine/M2 a --suffix-file none.txt",
+    ),
+    case(
         "generate with a prompt beyond the context",
         "prompt 0 has 902 tokens; this model takes 1 to 255. Shorten the prompt.",
         f"generate runs/mine/M2 '{'x y ' * 300}'",
@@ -308,6 +318,41 @@ CASES = [
         "preferences of a source that is not there",
         "runs/mine/preferences.db holds no judgements of source 'nobody': ['']. Name one.",
         "prefs export out.jsonl --store runs/mine/preferences.db --source nobody",
+    ),
+    case(
+        "preferences of an annotator who judged nothing",
+        "runs/mine/preferences.db holds no judgements of annotator 'eve': ['']. Name one.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --annotator eve",
+    ),
+    case(
+        "preferences under guidelines that nobody judged by",
+        "runs/mine/preferences.db holds no judgements under guideline 3: []. Name one.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --guideline 3",
+    ),
+    case(
+        "a version of guidelines that is no number",
+        "argument --guideline: expected a whole number, got 'v3'. `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --guideline v3",
+    ),
+    case(
+        "an agreement above one",
+        "argument --min-agreement: expected a share from 0 to 1, got '80'. `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --min-agreement 80",
+    ),
+    case(
+        "ties neither kept nor dropped",
+        "argument --ties: invalid choice: 'some' (choose from …). `trivium prefs export --help` shows how it is used.",
+        "prefs export out.jsonl --store runs/mine/preferences.db --ties some",
+    ),
+    case(
+        "pairs as CSV",
+        "out.csv: the log is written as CSV, other forms as JSON lines or Parquet. Name a .jsonl or .parquet file, or another form.",
+        "prefs export out.csv --store runs/mine/preferences.db --form pairs",
+    ),
+    case(
+        "the log as Parquet",
+        "out.parquet: the log is written as CSV, other forms as JSON lines or Parquet. Name a .csv file, or another form.",
+        "prefs export out.parquet --store runs/mine/preferences.db --form log",
     ),
     case(
         "preferences exported onto a folder",

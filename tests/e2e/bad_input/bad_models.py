@@ -376,4 +376,15 @@ CASES = [
         "rl mine.toml --force",
         put("runs/mine/R/rm.json", "[]"),
     ),
+    case(
+        "no R to order what is labelled",
+        "runs/mine/R/rm.json cannot be read (No such file or directory). Name a reward model made here.",
+        "prefs label runs/mine --next uncertainty --no-open",
+        remove("runs/mine/R"),
+    ),
+    case(
+        "a model of another kind to order what is labelled",
+        "runs/mine/M1/rm.json cannot be read (No such file or directory). Name a reward model made here.",
+        "prefs label runs/mine --next disagreement --reward-model runs/mine/M1 --no-open",
+    ),
 ]

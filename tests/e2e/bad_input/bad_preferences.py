@@ -27,6 +27,12 @@ def bad(title: str, told: str, *records: object) -> Case:
 
 
 STORE = "runs/mine/preferences.db"
+STUDIO = {
+    "data": {"prompt": "p", "x": "a", "y": "b", "z": "c"},
+    "annotations": [{"result": [{"type": "pairwise", "value": {"selected": "left"}}]}],
+}
+"""A task of Label Studio with one answer too many."""
+
 CASES = [
     case(
         "a file that is not there",
@@ -311,6 +317,27 @@ CASES = [
     ),
     case(
         "an import of nothing", "none.jsonl does not exist. Check the path.", f"prefs import none.jsonl --store {STORE}"
+    ),
+    case(
+        "an import of text as Parquet",
+        "text.parquet cannot be read as Parquet: …. Fetch or write it again.",
+        f"prefs import text.parquet --store {STORE}",
+        put("text.parquet", "text"),
+    ),
+    case(
+        "an import of an Argilla record without a prompt",
+        "argilla.jsonl:1: fields: has no prompt: it is one of prompt, instruction, question, query, messages, "
+        "conversation, chat, context, input; there are x. Correct the record, or leave bad ones out with on_error = "
+        '"skip".',
+        f"prefs import argilla.jsonl --store {STORE}",
+        put("argilla.jsonl", lines({"fields": {"x": "a"}, "responses": {}})),
+    ),
+    case(
+        "an import of a Label Studio choice among three",
+        "studio.jsonl:1: annotations: 'left' chooses between 3 texts (x, y, z) beside prompt; give the two compared the "
+        'names in to_name. Correct the record, or leave bad ones out with on_error = "skip".',
+        f"prefs import studio.jsonl --store {STORE}",
+        put("studio.jsonl", lines(STUDIO)),
     ),
     case(
         "an import of a folder",

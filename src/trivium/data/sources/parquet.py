@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-
 from trivium.base.errors import DataError
+from trivium.base.parquet import open_parquet
 from trivium.data.config import SourceConfig
 from trivium.data.drops import Drops
 from trivium.data.sources.jsonl import data_files, document_of
@@ -16,15 +14,11 @@ from trivium.records import Document
 def read_parquet(source: SourceConfig, drops: Drops) -> Iterator[Document]:
     """Rows of a Parquet file, or of all such files directly in a folder."""
     for path in data_files(Path(source.path), ("*.parquet",)):
-        try:
-            yield from _read_file(path, source, drops)
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{path} cannot be read as Parquet: {reason}. Fetch or write it again.") from None
+        yield from _read_file(path, source, drops)
 
 
 def _read_file(path: Path, source: SourceConfig, drops: Drops) -> Iterator[Document]:
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         names = file.schema_arrow.names
         if source.text_column not in names:
             raise DataError(

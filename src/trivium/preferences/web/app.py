@@ -23,6 +23,7 @@ from trivium.preferences.progress import progress
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.web.access import Address, Guard, Limiter, Pool, Visit, csrf_fits, csrf_token, new_token
 from trivium.preferences.web.execution import Trials
+from trivium.preferences.web.playground import Playground
 from trivium.preferences.web.rendering import environment
 
 
@@ -39,8 +40,10 @@ class Site:
     """By address: log-ins, links and invitations."""
     trials: Trials | None = None
     """Runs answers; None where there are no tests to run."""
+    playground: Playground | None = None
+    """Models to play with; None where there are none."""
     runs: Limiter = field(default_factory=lambda: Limiter(60, 60))
-    """Requests that run answers, by session."""
+    """Requests that run answers or models, by session."""
     writes: Limiter = field(default_factory=lambda: Limiter(300, 60))
     """By session."""
 
@@ -50,24 +53,29 @@ class Site:
         return HTMLResponse(text.encode("utf-8", "replace"), http_status)  # a lone surrogate must not lose the page
 
 
-def create_app(location: str, address: Address, trials: Trials | None = None) -> FastAPI:
+def create_app(
+    location: str, address: Address, trials: Trials | None = None, playground: Playground | None = None
+) -> FastAPI:
     """The page of one store at one address."""
-    from trivium.preferences.web import labelling, team
+    from trivium.preferences.web import labelling, play, team
 
-    site = Site(address, Pool(location), trials=trials)
+    site = Site(address, Pool(location), trials=trials, playground=playground)
+    site.templates.globals["has_models"] = playground is not None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        site.pool.close()
+        if playground is not None:
+            playground.close()
         if trials is not None:
             trials.close()
+        site.pool.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.site = site
     app.add_middleware(Guard, address=address)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"))
-    for router in (entrance, labelling.router, team.router):
+    for router in (entrance, labelling.router, play.router, team.router):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(TriviumError, _told)

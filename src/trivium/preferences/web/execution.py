@@ -29,6 +29,32 @@ class Trial:
     """None where it could not be run."""
 
 
+class Runner:
+    """A sandbox with one worker that starts when it is first needed: the page answers many, the machine has few cores.
+
+    Args:
+        minimum: weakest confinement accepted.
+    """
+
+    def __init__(self, minimum: Level = "isolated") -> None:
+        self._minimum: Level = minimum
+        self._lock = threading.Lock()
+        self._sandbox: Sandbox | None = None
+
+    def run(self, job: Job) -> Result:
+        """Run one program. Raises SandboxError: this machine cannot confine it."""
+        with self._lock:
+            self._sandbox = self._sandbox or Sandbox(workers=1, minimum=self._minimum)
+            return self._sandbox.run_job(job)
+
+    def close(self) -> None:
+        """End the worker; the next program starts another."""
+        with self._lock:
+            if self._sandbox is not None:
+                self._sandbox.close()
+                self._sandbox = None
+
+
 class Trials:
     """Runs answers when they are asked for.
 
@@ -39,9 +65,8 @@ class Trials:
 
     def __init__(self, tasks: Callable[[], Iterable[Task]], minimum: Level = "isolated") -> None:
         self._read = tasks
-        self._minimum: Level = minimum
+        self.runner = Runner(minimum)
         self._lock = threading.Lock()
-        self._sandbox: Sandbox | None = None
         self._known: dict[tuple[str, str], Trial] = {}
 
     @cached_property
@@ -50,7 +75,7 @@ class Trials:
 
     def run(self, prompt: str, texts: Sequence[str]) -> list[Trial | None]:
         """A trial of each answer; None where the prompt belongs to no task."""
-        with self._lock:  # one pair at a time: the page answers many, the machine has few cores
+        with self._lock:  # one pair at a time: two people with the same one need a single run
             task = self._tasks.get(prompt)
             if task is None:
                 return [None] * len(texts)
@@ -59,23 +84,19 @@ class Trials:
     def _trial(self, task: Task, text: str) -> Trial:
         key = (task.prompt, text)
         if key not in self._known:
+            source = program(task, extract_completion(task.prompt, text))
             try:
-                self._sandbox = self._sandbox or Sandbox(workers=1, minimum=self._minimum)
+                result = self.runner.run(Job(source, task.tests, task.setup, None, CHECK_LIMITS))
             except SandboxError as error:
                 return Trial(f"programs cannot be run here: {error}", "", None)
-            source = program(task, extract_completion(task.prompt, text))
-            (result,) = self._sandbox.run_many([Job(source, task.tests, task.setup, None, CHECK_LIMITS)])
             if len(self._known) >= KEPT:
                 self._known.clear()
             self._known[key] = _trial_of(task, result)
         return self._known[key]
 
     def close(self) -> None:
-        """End the sandbox's workers."""
-        with self._lock:
-            if self._sandbox is not None:
-                self._sandbox.close()
-                self._sandbox = None
+        """End the sandbox."""
+        self.runner.close()
 
 
 def _trial_of(task: Task, result: Result) -> Trial:

@@ -147,7 +147,9 @@ def _take(
 ) -> Response:
     held = desk.assignment(visit.person.name, name)
     try:
-        desk.vote(visit.person.name, name, _vote(form, len(held.arrangement)), text_of(form, "request", 100), edit=edit)
+        desk.vote(
+            visit.person.name, name, read_vote(form, len(held.arrangement)), text_of(form, "request", 100), edit=edit
+        )
     except ConflictError:
         raise
     except (ValidationError, ValueError) as error:
@@ -156,7 +158,7 @@ def _take(
     return RedirectResponse(then, 303)
 
 
-def _vote(form: FormData, size: int) -> Vote:
+def read_vote(form: FormData, size: int) -> Vote:
     """The vote in a form; `A2` and `B2` are `much better`."""
     choice = text_of(form, "choice", 10)
     if not choice:

@@ -17,6 +17,7 @@ from trivium.preferences.people import people
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.web.access import Address, new_token
 from trivium.preferences.web.execution import Trials
+from trivium.preferences.web.playground import Playground
 
 DEFAULT_PORT = 8417
 
@@ -76,7 +77,11 @@ def listen(
 
 
 def make_server(
-    location: str, listening: Listening, tls: tuple[str, str] | None = None, trials: Trials | None = None
+    location: str,
+    listening: Listening,
+    tls: tuple[str, str] | None = None,
+    trials: Trials | None = None,
+    playground: Playground | None = None,
 ) -> Any:
     """A uvicorn server of the page; `run(sockets=[listening.socket])` serves."""
     import uvicorn
@@ -84,7 +89,7 @@ def make_server(
     from trivium.preferences.web.app import create_app
 
     config: Any = uvicorn.Config(
-        create_app(location, listening.address, trials),
+        create_app(location, listening.address, trials, playground),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -98,16 +103,20 @@ def make_server(
 
 
 def serve(
-    location: str, listening: Listening, tls: tuple[str, str] | None = None, trials: Trials | None = None
+    location: str,
+    listening: Listening,
+    tls: tuple[str, str] | None = None,
+    trials: Trials | None = None,
+    playground: Playground | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; requests in progress are finished."""
-    make_server(location, listening, tls, trials).run(sockets=[listening.socket])
+    make_server(location, listening, tls, trials, playground).run(sockets=[listening.socket])
 
 
 @contextmanager
-def background(location: str, listening: Listening) -> Iterator[str]:
+def background(location: str, listening: Listening, playground: Playground | None = None) -> Iterator[str]:
     """The page served by a thread of this process; the link to open."""
-    server = make_server(location, listening)
+    server = make_server(location, listening, playground=playground)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening.socket]}, daemon=True)
     thread.start()
     while not server.started:

@@ -1,16 +1,13 @@
 """`/stats` for everybody, `/export` for reviewers, `/admin` for owners."""
 
-import csv
-import io
-import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, Response
 from pydantic import ValidationError
+from starlette.background import BackgroundTask
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
@@ -20,7 +17,7 @@ from trivium.preferences.agreement import MIN_N, Coefficient
 from trivium.preferences.comparisons import fill, set_gold
 from trivium.preferences.desk import LabellingDesk
 from trivium.preferences.disagreement import ask_another, disagreements
-from trivium.preferences.formats import export_preferences
+from trivium.preferences.export import ExportForm, Selection, export_preferences
 from trivium.preferences.judgement import Judgement
 from trivium.preferences.statistics import (
     agreement_coefficients,
@@ -37,7 +34,14 @@ from trivium.preferences.web.rendering import code, prompt_parts
 
 router = APIRouter()
 
-FORMS = {"full": "Everything, one judgement a line (JSONL)", "pairs": "Plain pairs (JSONL)", "log": "The raw log (CSV)"}
+FORMS = {
+    "full": ("Everything, one judgement a line (JSONL)", "jsonl", "application/jsonl"),
+    "full-table": ("Everything (Parquet)", "parquet", "application/vnd.apache.parquet"),
+    "pairs": ("Plain pairs (JSONL)", "jsonl", "application/jsonl"),
+    "pairs-table": ("Plain pairs (Parquet)", "parquet", "application/vnd.apache.parquet"),
+    "log": ("The raw log (CSV)", "csv", "text/csv; charset=utf-8"),
+}
+"""What can be downloaded: title, suffix and media type."""
 WARN_BELOW = MIN_N
 """Shares over fewer are marked as uncertain."""
 COEFFICIENTS = {
@@ -123,65 +127,22 @@ def export_page(visit: Reviewer, site: OfSite) -> Response:
 
 
 @router.get("/export/file")
-def export_file(visit: Reviewer, form: str = "full", source: str = "", split: str = "", names: str = "") -> Response:
+def export_file(
+    visit: Reviewer, form: str = "full", source: str = "", split: str = "", ties: str = "keep", names: str = ""
+) -> Response:
     """A file of judgements; annotators are pseudonyms unless their names are asked for."""
-    if form not in FORMS or split not in ("", "train", "heldout"):
+    if form not in FORMS or split not in ("", "train", "heldout") or ties not in ("keep", "drop"):
         raise HTTPException(400, "There is no such form of export.")
     if names and visit.person.role != "owner":
         raise HTTPException(403, "Names are for owners.")
     audit.record(visit.store, visit.person.name, "export", form, source=source, split=split, names=bool(names))
-    file = f"preferences.{'csv' if form == 'log' else 'jsonl'}"
-    headers = {"content-disposition": f'attachment; filename="{file}"'}
-    alias = {} if names else pseudonyms(visit.store)
-    if form == "log":
-        text = _log(visit.store, source, alias)
-        return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
-    return StreamingResponse(
-        _lines(visit.store, form, source or None, split or None, alias), media_type="application/jsonl", headers=headers
-    )
-
-
-def pseudonyms(store: PreferenceStore) -> dict[str, str]:
-    """Name to `p1`, `p2`, ..., by the order in which people joined."""
-    rows = store.db.rows("SELECT name FROM people ORDER BY created, name")
-    return {row["name"]: f"p{number}" for number, row in enumerate(rows, start=1)}
-
-
-def _lines(
-    store: PreferenceStore, form: Any, source: str | None, split: str | None, alias: dict[str, str]
-) -> Iterator[bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "preferences.jsonl"
-        export_preferences(store, path, form, split=split, source=source)
-        with path.open("rb") as file:
-            for line in file:
-                record = json.loads(line)
-                if alias and record.get("annotator") in alias:
-                    record["annotator"] = alias[record["annotator"]]
-                    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-                yield line
-
-
-def _log(store: PreferenceStore, source: str, alias: dict[str, str]) -> str:
-    """All judgements ever made, superseded ones too, one a row."""
-    out = io.StringIO()
-    columns = ("key", "created", "annotator", "source", "record", "split", "ranking", "margin", "comment", "supersedes")
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow([*columns, "details"])
-    for stored in sorted(
-        store.judgements(source=source or None, history=True), key=lambda each: (each.created, each.key)
-    ):
-        said = stored.judgement
-        name = alias.get(said.annotator, said.annotator)
-        values = (stored.key, stored.created, name, said.source, said.id, said.split)
-        rest = (json.dumps(said.ranking), said.margin, said.comment, said.supersedes, json.dumps(said.details))
-        table.writerow([_harmless(value) for value in (*values, *rest)])
-    return out.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    """Spreadsheets run cells that begin like formulas: what people wrote does not begin so."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    kind, (_, suffix, media) = form.removesuffix("-table"), FORMS[form]
+    selection = Selection(source=source or None, split=split or None, ties=ties == "keep")
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / f"preferences.{suffix}"
+    export_preferences(visit.store, path, cast(ExportForm, kind), selection, names=bool(names))
+    headers = {"content-disposition": f'attachment; filename="{path.name}"'}
+    return FileResponse(path, media_type=media, headers=headers, background=BackgroundTask(folder.cleanup))
 
 
 # The owner's page
@@ -301,7 +262,8 @@ def _settings(form: FormData, old: LabelSettings) -> LabelSettings:
         name: text_of(form, name, 20) for name in (*fields, "order", "language") if form.get(name)
     }
     names = tuple(name.strip() for name in text_of(form, "model_names", 2000).split(",") if name.strip())
-    values |= {"criteria": criteria, "much_better": bool(form.get("much_better")), "model_names": names}
+    ticked = {name: bool(form.get(name)) for name in ("much_better", "play")}
+    values |= {"criteria": criteria, "model_names": names, **ticked}
     return LabelSettings.model_validate(old.model_dump() | values)
 
 

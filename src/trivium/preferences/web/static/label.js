@@ -17,8 +17,8 @@ let since = awake() ? performance.now() : null;
 let saving = null;
 let busy = false;
 
-const $ = (selector, root = document) => root.querySelector(selector);
-const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+export const $ = (selector, root = document) => root.querySelector(selector);
+export const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function load() {
   try {
@@ -53,8 +53,11 @@ document.addEventListener("visibilitychange", measure);
 
 // Pages without a reload
 
-async function visit(url, options = {}) {
-  const answer = await fetch(url, { ...options, headers: { accept: "text/html" }, credentials: "same-origin" });
+export async function visit(url, options = {}) {
+  await show(await fetch(url, { ...options, headers: { accept: "text/html" }, credentials: "same-origin" }));
+}
+
+export async function show(answer) {
   if (!answer.headers.get("content-type")?.startsWith("text/html")) {
     if (answer.status >= 500) throw new Error(answer.statusText);
     return tell(await answer.text());
@@ -71,7 +74,7 @@ async function visit(url, options = {}) {
   ($(".problem") ?? $(".diff [tabindex]") ?? $("#heading"))?.focus();
 }
 
-function tell(text) {
+export function tell(text) {
   const status = $("[data-status]");
   if (status) status.textContent = text;
 }
@@ -97,7 +100,7 @@ async function send(form, submitter) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (!form.closest("main") || !/^\/label(\/|$)/.test(new URL(event.submitter?.formAction || form.action).pathname)) return;
+  if (!form.closest("main") || form.dataset.stream !== undefined || !/^\/(label|play)(\/|$)/.test(new URL(event.submitter?.formAction || form.action).pathname)) return;
   event.preventDefault();
   if (!busy) send(form, event.submitter);
 });

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trivium.report.values import number
+from trivium.runs.metrics import number
 
 SMALLEST_FIT = 6
 """Points below which three coefficients say nothing."""
