@@ -3,7 +3,8 @@
     make bench
     make bench ARGS=--quick        does all of it run? writes nothing beside this file
 
-Each script runs in a process of its own. A script that fails is named and the others still run.
+Each script runs in a process of its own. A script that fails is named and the others still run. Baselines that are not
+installed are named too.
 """
 
 import argparse
@@ -12,13 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from turns import Result, table
 
 HERE = Path(__file__).parent
-SCRIPTS = ("train.py", "generate.py", "tokenizer.py")
+RACE = "time_to_quality.py"
+SCRIPTS = ("train.py", "generate.py", "tokenizer.py", "rlhf.py", RACE)
 
 
 def run(script: str, flags: list[str]) -> dict[str, Any] | None:
@@ -40,7 +43,13 @@ def machine() -> str:
         return "a processor that does not tell its name"
 
 
-def page(found: list[Result], ceilings: dict[str, dict[str, float]], failed: list[str], seconds: float) -> str:
+def page(
+    found: list[Result],
+    ceilings: dict[str, dict[str, float]],
+    failed: list[str],
+    seconds: float,
+    left_out: Sequence[str] = (),
+) -> str:
     """RESULTS.md."""
     first = found[0]
     names = list(next(iter(ceilings.values())))
@@ -69,6 +78,8 @@ def page(found: list[Result], ceilings: dict[str, dict[str, float]], failed: lis
         lines.append(f"- {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if failed:
         lines += ["", f"Not measured, because the script failed: {', '.join(failed)}."]
+    if left_out:
+        lines += ["", "## Left out", "", *(f"- {each}" for each in left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -76,23 +87,26 @@ def main() -> int:
     """Run all, write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two turns of small work each; writes nothing")
-    parser.add_argument("--turns", type=int, help="turns of each contestant")
+    parser.add_argument("--turns", type=int, help="turns of each contestant; the race to quality is always one")
     chosen = parser.parse_args()
-    flags = ["--quick"] * chosen.quick + (["--turns", str(chosen.turns)] if chosen.turns else [])
+    flags = ["--quick"] * chosen.quick
+    turns = ["--turns", str(chosen.turns)] if chosen.turns else []
     began, failed = time.perf_counter(), []
     found: list[Result] = []
     ceilings: dict[str, dict[str, float]] = {}
+    left_out: list[str] = []
     for script in SCRIPTS:
         print(f"== {script}", flush=True)
-        record = run(script, flags)
+        record = run(script, flags if script == RACE else flags + turns)
         if record is None:
             failed.append(script)
             continue
         found += [Result(**each) for each in record["results"]]
         ceilings[script] = record["ceiling"]
+        left_out += record["left_out"]
     if found and not chosen.quick:
         (HERE / "results.json").write_text(json.dumps([vars(each) for each in found], indent=2) + "\n")
-        (HERE / "RESULTS.md").write_text(page(found, ceilings, failed, time.perf_counter() - began))
+        (HERE / "RESULTS.md").write_text(page(found, ceilings, failed, time.perf_counter() - began, left_out))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -28,12 +28,13 @@ def ours(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Decoder:
 
 
 def hugging_face(config: ModelConfig, family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A `llama` or `qwen3` of transformers in the same shape: random weights, SDPA attention."""
+    """A `llama`, a `qwen3` or a `qwen3 scorer` (one number a token) of transformers: random weights, SDPA attention."""
     import transformers
 
     kinds = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "qwen3 scorer": (transformers.Qwen3Config, transformers.Qwen3ForSequenceClassification),
     }
     config_class, model_class = kinds[family]
     values: dict[str, Any] = {
@@ -50,6 +51,7 @@ def hugging_face(config: ModelConfig, family: str, dtype: torch.dtype = torch.fl
         "eos_token_id": None,
         "pad_token_id": 0,
         "attn_implementation": "sdpa",
+        "num_labels": 1,
     }
     torch.manual_seed(0)
     return model_class(config_class(**values)).to(dtype)
@@ -77,9 +79,9 @@ class PlainBlock(nn.Module):
 class PlainGPT(nn.Module):
     """A GPT-2 in plain PyTorch: learnt positions, tied head, logits at every position."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.places = nn.Embedding(config.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(PlainBlock(config.d_model, config.n_heads) for _ in range(config.n_layers))

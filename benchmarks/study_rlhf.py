@@ -28,6 +28,7 @@ from trivium.data.drops import Drops
 from trivium.data.examples import ExampleLoader
 from trivium.evaluation.intervals import mean_interval, paired_difference
 from trivium.evaluation.pass_at_k import TaskCounts, estimate_pass_at_k, pass_rates
+from trivium.evaluation.reward_figures import comparison_figures
 from trivium.evaluation.utility import measure_utility
 from trivium.preferences.pairs import ranked_from_store
 from trivium.preferences.store import PreferenceStore
@@ -35,9 +36,9 @@ from trivium.rewards import Composite, RewardModel, Tools
 from trivium.rewards.learned import ModelPart
 from trivium.runs import RunDir
 from trivium.sandbox import Sandbox
+from trivium.stages.comparisons import tokenise
 from trivium.stages.judging import Answer, answer_tasks, encode_prompt, judge_answers
 from trivium.stages.pipeline import Recipe
-from trivium.stages.reward import heldout_figures, tokenise
 from trivium.stages.sft import split_examples
 from trivium.stages.stage import Context
 from trivium.stages.tasks import TaskConfig
@@ -159,7 +160,7 @@ class Bench:
 
     def accuracy(self, folder: Path) -> dict[str, Any]:
         """An R on the held-out comparisons of the run, whatever it was trained on."""
-        figures = heldout_figures(self.reward_model(folder), self.heldout, self.recipe.seed)
+        figures = comparison_figures(self.reward_model(folder), self.heldout, self.recipe.seed)
         return {f"reward_{key}": figures[key] for key in ("accuracy", "accuracy_ci", "nll", "ece")}
 
 

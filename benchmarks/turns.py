@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 OURS = "trivium"
-Work = Callable[[], float]
-"""Does some work and returns its amount, e.g. tokens."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "tiktoken", "numpy")
+Work = Callable[[], float | tuple[float, float]]
+"""Does some work and returns its amount, e.g. tokens; with the seconds that count, where not the whole turn does."""
+LIBRARIES = ("torch", "transformers", "trl", "tokenizers", "tiktoken", "numpy")
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ def take_turns(contestants: Mapping[str, Work], turns: int, warmups: int = 1) ->
     for turn in range(warmups + turns):
         for name, work in contestants.items():
             began = time.perf_counter()
-            amount = work()
+            done = work()
+            amount, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - began)
             if turn >= warmups:
-                rates[name].append(amount / (time.perf_counter() - began))
+                rates[name].append(amount / seconds)
     return rates
 
 
@@ -132,14 +133,16 @@ def options(description: str | None, turns: int = 5) -> argparse.ArgumentParser:
     return parser
 
 
-def publish(found: Sequence[Result], chosen: argparse.Namespace) -> None:
-    """Print the table, and write the file that was asked for."""
+def publish(found: Sequence[Result], chosen: argparse.Namespace, left_out: Sequence[str] = ()) -> None:
+    """Print the table and what was left out of it with its reason, and write the file that was asked for."""
     limits = ceiling()
     print("   ".join(f"{name} {value:.0f}" for name, value in limits.items()), end="")
     print("   " + "   ".join(f"{name} {value}" for name, value in versions().items()))
     print(table(found))
+    for each in left_out:
+        print(f"left out: {each}")
     if chosen.results:
-        record = {"ceiling": limits, "results": [asdict(each) for each in found]}
+        record = {"ceiling": limits, "results": [asdict(each) for each in found], "left_out": list(left_out)}
         chosen.results.write_text(json.dumps(record, indent=2) + "\n")
 
 

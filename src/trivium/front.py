@@ -27,13 +27,20 @@ from trivium.optim import OptimConfig, Optimizer
 from trivium.preferences.pairs import ranked_from_records
 from trivium.records import Preference, Task
 from trivium.rewards import model as reward_model
-from trivium.rewards.learning import RewardLossConfig, RewardSchedule, RewardStep
+from trivium.rewards.learning import (
+    RewardLossConfig,
+    RewardSchedule,
+    RewardStep,
+    as_trained,
+    in_training,
+    learning_rates,
+)
 from trivium.rl import ALGORITHMS
 from trivium.rl.learner import Learner, LearnerConfig
 from trivium.rl.ppo import PPOConfig
 from trivium.rl.rollout import Rollout
+from trivium.stages.comparisons import tokenise
 from trivium.stages.judging import encode_prompt
-from trivium.stages.reward import tokenise
 from trivium.tasks.ladder import generate_tasks
 from trivium.tokenizer import Tokenizer
 
@@ -179,19 +186,22 @@ class RewardModel(reward_model.RewardModel):
             preferences: records `{"prompt", "chosen", "rejected"}`, or any other form that files may have.
         """
         model = base if isinstance(base, TransformerModel) else load_weights(base)
-        groups = ranked_from_records(preferences)
+        loss = loss or RewardLossConfig()
+        groups = ranked_from_records(preferences, keep_ties=loss.keeps_ties)
         examples, _ = tokenise(groups, model.tokenizer, model.config.max_seq_len)
         if not examples:
             raise DataError("there is no preference with two different completions to train on.")
         generator = torch.Generator().manual_seed(derive_seed(seed, "reward head"))
-        reward = cls(Scorer.from_decoder(model, generator), model.tokenizer)
+        scorer = in_training(Scorer.from_decoder(model, generator), loss, examples)
         schedule = RewardSchedule(examples, prompts_per_step, epochs, seed)
         default = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.01, warmup_steps=min(10, schedule.steps))
-        optimizer = Optimizer(reward.scorer, optim or default, schedule.steps)
+        optimizer = Optimizer(scorer, optim or default, schedule.steps, learning_rates(scorer, loss))
         for step in range(schedule.steps):
-            for term in RewardStep(reward.scorer, schedule.examples(step), loss or RewardLossConfig()).losses():
+            for term in RewardStep(scorer, schedule.examples(step), loss).losses():
                 term.loss_sum.backward()
             optimizer.step(step)
+        trained, figures = as_trained(scorer)
+        reward = cls(trained, model.tokenizer, figures=figures)
         owners = [index for index, example in enumerate(examples) for _ in example.completions]
         completions = [ids for example in examples for ids in example.completions]
         reward.freeze_normalisation(reward.raw_scores([e.prompt for e in examples], completions, owners))

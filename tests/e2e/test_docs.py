@@ -26,6 +26,33 @@ OPTION = re.compile(rf"`(?:--)?((?:{'|'.join([*STAGES, 'compute', 'model', 'sand
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
+SOURCES = sorted((ROOT / "src/trivium").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+NOT_TO_BE = {"benchmarks/tokenize.py"}
+"""Files that a page names because there must be none."""
+THEIRS = {"f", "help", "transformers.AutoTokenizer.from_pretrained"}
+"""Calls of Python, of an example, of other libraries."""
+
+
+def defined(files: list[Path]) -> set[str]:
+    """Functions and classes, nested ones and methods included."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)}
+
+
+def mentioned(files: list[Path]) -> set[str]:
+    """Names of arguments, fields and constants, and words that stand as text: options, their values, metrics."""
+    found: set[str] = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name) | ast.Constant(value=str(name)):
+                found.add(name)
+    return found
+
+
+IN_SOURCE, IN_TESTS, WORDS = defined(SOURCES), defined(TESTS), mentioned(SOURCES)
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return [text for _, name, text in BLOCK.findall(page.read_text()) if name == language]
 
@@ -75,6 +102,47 @@ def test_options_exist(name: str) -> None:
     files = (".json", ".jsonl", ".md", ".toml", ".py", ".safetensors")
     named = {option for option in OPTION.findall(page.read_text()) if not option.endswith(files)}
     assert {option for option in named if not option.startswith(variants)} <= known
+
+
+def is_there(name: str) -> bool:
+    """Whether a page's `part/file.py` is in the repository, the package or the tests; a bare name, anywhere."""
+    if "/" not in name and "*" not in name:
+        return any(next((ROOT / part).rglob(name), None) for part in ("src", "tests", "benchmarks", "scripts"))
+    return any(next((ROOT / part).glob(name), None) for part in ("", "src/trivium", "tests"))
+
+
+@each_page
+def test_files_exist(page: Path) -> None:
+    named = set(re.findall(r"`([\w./*-]+\.py)(?:`|::)", page.read_text())) - NOT_TO_BE
+    assert {name for name in named if not is_there(name)} == set()
+
+
+def stands_for(name: str) -> re.Pattern[str]:
+    """What a page's short name of tests may be: `test_rlhf_14_...` begins them, `..._by_hand` ends one, NN a number."""
+    return re.compile(re.escape(name).replace(re.escape("..."), r"\w*").replace("NN", r"\d\d"))
+
+
+@each_page
+def test_tests_exist(page: Path) -> None:
+    """Those that a page names; `test_list` and the like are fields of task files."""
+    named = set(re.findall(r"`(test_\w+(?:\.\.\.)?|\.\.\._\w+)`", page.read_text())) - WORDS
+    assert {name for name in named if not any(map(stands_for(name).fullmatch, IN_TESTS))} == set()
+
+
+@each_page
+def test_called_functions_exist(page: Path) -> None:
+    named = set(re.findall(r"`([A-Za-z_][\w.]*)\(", page.read_text())) - THEIRS
+    assert {name for name in named if name.rpartition(".")[2] not in IN_SOURCE} == set()
+
+
+def test_equations_name_functions_and_nothing_that_is_not_there() -> None:
+    text = (ROOT / "docs/rlhf.md").read_text()
+    named = set(re.findall(r"`([A-Za-z]\w*)(?:\([^`]*\))?`", text))
+    assert len(named) > 60 and named - IN_SOURCE - WORDS - IN_TESTS == set()
+    tables = re.findall(r"^\| equation \| function \| tests \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    cells = [row.split(" | ")[1] for table in tables for row in table.splitlines()]
+    functions = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    assert len(functions) > 12 and functions - IN_SOURCE == set()
 
 
 def test_every_stage_has_a_page_that_the_index_names() -> None:

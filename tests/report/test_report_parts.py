@@ -82,6 +82,40 @@ def test_labels_are_told_by_source_with_who_gave_them() -> None:
     assert label_table(data(reward_model={"labels": 3, "sources": sources})) == []
 
 
+def test_the_pulls_of_length_and_form_and_each_annotator_are_told() -> None:
+    share = {"accuracy": 0.75, "pairs": 4}
+    figures = {
+        "nll": 0.5,
+        "train": {"accuracy": 0.9, "nll": 0.25},
+        "length": {"longer_preferred": 0.5, "by_gap": {"longer": share}},
+        "format": {"code_fence": {"judged": 0.25, "preferred": 0.5}, "list": "?"},
+        "annotators": {"ann": share, "bob": share},
+    }
+    assert dict(reward_model_table(data(reward_model=figures))) == {
+        "accuracy on pairs of training": "90.0%",
+        "negative log-likelihood of a pair, nats: held out": "0.500",
+        "the same in training": "0.250",
+        "how often R prefers the longer one": "50.0%",
+        "accuracy where the better answer is longer": "75.0%",
+        "how often R prefers the one with a code fence (how often that is judged better)": "50.0% (25.0%)",
+        "how often R prefers the one with a list (how often that is judged better)": "– (–)",
+        "agreement with annotator ann": "75.0%",
+        "agreement with annotator bob": "75.0%",
+    }
+
+
+def test_members_of_an_ensemble_are_told() -> None:
+    told = {"members": 2, "aggregate": "mean_minus_sd", "accuracy": [0.5, 0.75], "disagreement": 0.25, "divided": 0.1}
+    table = dict(reward_model_table(data(reward_model={"ensemble": told})))
+    assert table == {
+        "members, and how they are combined": "2, mean minus sd",
+        "accuracy of each member": "50.0%, 75.0%",
+        "disagreement of members on held-out answers, in units of R̄": "0.250",
+        "pairs on which members are not of one mind": "10.0%",
+    }
+    assert dict(reward_model_table(data(reward_model={"ensemble": {"accuracy": "all"}}))) == {}
+
+
 def rl_rounds() -> dict[str, list[dict[str, float]]]:
     """Three rounds of 4 steps, of which the second has left nothing."""
     rows = [{"step": step, "reward/mean": step / 10, "kl/sequence": step / 100} for step in range(1, 13)]

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trivium.model import Scorer
-from trivium.rewards.learning import RankedTokens, RewardLossConfig, RewardStep
+from trivium.optim import OptimConfig, Optimizer
+from trivium.rewards.learning import (
+    RankedTokens,
+    RewardLossConfig,
+    RewardStep,
+    as_trained,
+    in_training,
+    learning_rates,
+)
+from trivium.rewards.ties import TieScorer, first_nu, tie_probability, tied_share
 
 NAN = math.nan
 EXAMPLES = [
@@ -130,3 +139,150 @@ def test_ranking_can_be_learned(make_scorer: Callable[..., Scorer]) -> None:
         first, last = first if step else loss.loss_sum.item(), loss.loss_sum.item()
     (loss,) = RewardStep(scorer, EXAMPLES, RewardLossConfig()).losses()
     assert last < first / 2 and float(loss.metrics["accuracy"]) == 1
+
+
+ONLY_RANKING = {"outcome_weight": 0.0, "lm_weight": 0.0, "centering": 0.0}
+
+
+def finals(scorer: Scorer, example: RankedTokens) -> list[Tensor]:
+    """Each completion's score, forwarded alone."""
+    return [scorer.scores(scorer.hidden(torch.tensor([example.prompt + each])))[0, -1] for each in example.completions]
+
+
+def step_loss(scorer: Scorer, examples: list[RankedTokens], config: RewardLossConfig, max_tokens: int = 8192) -> Tensor:
+    return torch.stack([loss.loss_sum for loss in RewardStep(scorer, examples, config, max_tokens).losses()]).sum()
+
+
+def slow_rankings(scorer: Scorer, config: RewardLossConfig) -> Tensor:
+    """Mean over prompts of the mean over comparisons, each written out: choices, or pairs with Davidson's ties."""
+    terms = []
+    for example in EXAMPLES:
+        ranked = [(r, t) for r, t in zip(finals(scorer, example), example.tiers, strict=True) if t >= 0]
+        each: list[Tensor] = []
+        if config.ranking == "plackett_luce":
+            for r, t in ranked:
+                if below := [other for other, tier in ranked if tier > t]:
+                    each.append(torch.logsumexp(torch.stack([r, *below]), 0) - r)
+        else:
+            assert isinstance(scorer, TieScorer)
+            nu = scorer.log_nu[0].exp()
+            for place, (r, t) in enumerate(ranked):
+                for other, tier in ranked[:place]:
+                    win, lose, tie = (r - other).div(2).exp(), (other - r).div(2).exp(), nu
+                    chosen = tie if t == tier else win if t < tier else lose
+                    each.append(-(chosen / (win + lose + tie)).log())
+        if each:
+            terms.append(torch.stack(each).mean())
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("max_tokens", [8192, 30, 1])
+@pytest.mark.parametrize("options", [{"ranking": "plackett_luce"}, {"ties": "davidson"}])
+def test_rankings_of_every_kind_are_those_written_out(
+    make_scorer: Callable[..., Scorer], options: dict[str, str], max_tokens: int
+) -> None:
+    config = RewardLossConfig.model_validate(ONLY_RANKING | options)
+    scorer = in_training(make_scorer(), config, EXAMPLES, nu=0.6)
+    expected, actual = slow_rankings(scorer, config), step_loss(scorer, EXAMPLES, config, max_tokens)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    for one, other in zip(grads(scorer, actual), grads(scorer, expected), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=0)
+    losses = list(RewardStep(scorer, EXAMPLES, config, max_tokens).losses())
+    assert sum(float(loss.metrics["ranking_nll"]) for loss in losses) == pytest.approx(expected.item(), abs=1e-5)
+
+
+def judged(first: int, second: int, ties: int) -> list[RankedTokens]:
+    """Two completions of one prompt, judged so often in favour of each and as equal."""
+    counts = {(0, 1): first, (1, 0): second, (0, 0): ties}
+    return [
+        RankedTokens([1, 7], [[4, 2], [9, 5, 2]], list(tiers), [NAN, NAN])
+        for tiers, n in counts.items()
+        for _ in range(n)
+    ]
+
+
+def test_rlhf_12_two_items_with_ties_recover_strengths_and_nu(make_scorer: Callable[..., Scorer]) -> None:
+    """n_1, n_2 wins and n_t ties of two items: r_1 - r_2 = ln(n_1/n_2), nu = n_t / sqrt(n_1 n_2)."""
+    config = RewardLossConfig.model_validate(ONLY_RANKING | {"ties": "davidson"})
+    examples = judged(first=8, second=2, ties=6)
+    scorer = in_training(make_scorer(), config, examples)
+    assert isinstance(scorer, TieScorer)
+    scorer.requires_grad_(False)
+    optimizer = torch.optim.LBFGS(
+        [scorer.score.weight.requires_grad_(), scorer.log_nu.requires_grad_()], max_iter=60, tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = step_loss(scorer, examples, config)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    plain, learnt = as_trained(scorer)
+    one, two = finals(plain, examples[0])
+    assert (one - two).item() == pytest.approx(math.log(8 / 2), abs=2e-3)
+    assert learnt["nu"] == pytest.approx(6 / math.sqrt(8 * 2), rel=2e-3)
+    assert tie_probability((one - two).detach(), learnt["nu"]).item() == pytest.approx(6 / 16, abs=1e-3)
+    assert not isinstance(plain, TieScorer) and "log_nu" not in plain.state_dict()
+
+
+def test_nu_begins_where_equal_scores_are_likeliest_and_has_its_own_rate(make_scorer: Callable[..., Scorer]) -> None:
+    assert [tied_share(tiers) for tiers in ([0, 1], [0, 0], [0, 1, 1, -1], [0, -1])] == [
+        0,
+        1,
+        pytest.approx(1 / 3),
+        None,
+    ]
+    many = [0.25] * 10000
+    assert first_nu(many) == pytest.approx(2 * 0.25 / 0.75, rel=1e-3)
+    assert 0 < first_nu([0.0] * 9) < 0.2 and 5 < first_nu([1.0] * 9) < math.inf
+    assert first_nu([1.0, 0.0], [3.0, 1.0]) == first_nu([1.0, 1.0, 1.0, 0.0])
+    config = RewardLossConfig.model_validate(ONLY_RANKING | {"ties": "davidson", "tie_lr": 0.5})
+    scorer = in_training(make_scorer(), config, judged(1, 1, 20), nu=1.0)
+    assert isinstance(scorer, TieScorer) and scorer.nu == 1
+    frozen = OptimConfig(lr=0.0, muon_lr=0.0, kind="muon", warmup_steps=0)
+    optimizer = Optimizer(scorer, frozen, 10, learning_rates(scorer, config))
+    before = {name: value.clone() for name, value in scorer.state_dict().items()}
+    step_loss(scorer, judged(1, 1, 20), config).backward()
+    optimizer.step(0)
+    assert {name for name, value in scorer.state_dict().items() if not torch.equal(value, before[name])} == {"log_nu"}
+    assert scorer.log_nu.item() == pytest.approx(0.5, rel=1e-3)  # Adam's first step is its rate, towards more ties
+    assert learning_rates(make_scorer(), config) == {}
+
+
+def test_margins_change_the_gradient_as_the_formula_says(make_scorer: Callable[..., Scorer]) -> None:
+    """d/d(r_1 - r_2) of -log sigmoid(r_1 - r_2 - m) is -sigmoid(m - (r_1 - r_2)), whatever the scores."""
+    scorer = make_scorer()
+    example = replace(judged(1, 0, 0)[0], margin=2.0)
+    one, two = finals(scorer, example)
+    gap = one - two
+    along = grads(scorer, gap)
+    for scale in (0.0, 0.5, 1.5):
+        config = RewardLossConfig.model_validate(ONLY_RANKING | {"margins": scale})
+        found = grads(scorer, step_loss(scorer, [example], config))
+        factor = -torch.sigmoid(2.0 * scale - gap).detach()
+        for one, other in zip(found, along, strict=True):
+            torch.testing.assert_close(one, factor * other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=0)
+
+
+@pytest.mark.parametrize("max_tokens", [8192, 1])
+def test_each_prompt_has_its_own_margin(make_scorer: Callable[..., Scorer], max_tokens: int) -> None:
+    scorer = make_scorer()
+    examples = [replace(example, margin=float(place)) for place, example in enumerate(EXAMPLES)]
+    config = RewardLossConfig.model_validate(ONLY_RANKING | {"margins": 1.0})
+    terms = []
+    for example in examples[:3]:
+        rated = list(zip(finals(scorer, example), example.tiers, strict=True))
+        pairs = [F.softplus(example.margin - a + b) for a, t in rated for b, u in rated if 0 <= t < u]
+        terms.append(torch.stack(pairs).mean())
+    torch.testing.assert_close(
+        step_loss(scorer, examples, config, max_tokens), torch.stack(terms).mean(), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("other", [{"ties": "davidson"}, {"ties": "half"}, {"margins": 1.0}, {"label_smoothing": 0.1}])
+def test_options_for_pairs_are_refused_with_plackett_luce(other: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f'{next(iter(other))} is for ranking = "pairs"'):
+        RewardLossConfig.model_validate({"ranking": "plackett_luce"} | other)

@@ -21,6 +21,7 @@ from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
 from trivium.rewards import ExecutionPart, FunctionPart, LengthPart, ModelPart, RewardModel
+from trivium.rewards.model import Ensemble
 from trivium.rl import ALGORITHMS
 from trivium.rl.departures import departures
 from trivium.rl.learner import Learner, LearnerConfig
@@ -138,17 +139,20 @@ def test_adapters_train_on_m1_and_resume_to_the_same_bits(
     targets = changes["lora"].targets
     assert changed == {name for name in before.state_dict() if name.removesuffix(".weight").endswith(targets)}
 
-    class Stopping(Learner):
+    class Crash(Exception):
+        pass
+
+    class Dying(Learner):
         """Dies in the fourth step."""
 
         def update(self, rollout: Rollout, step: int, *arguments: Any) -> dict[str, float]:
             if step == 3:
-                raise KeyboardInterrupt
+                raise Crash
             return super().update(rollout, step, *arguments)
 
     stopped = tmp_path / "stopped"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(rl, "Learner", Stopping)
+    with monkeypatch.context() as patched, pytest.raises(Crash):  # which waits for the checkpoint under way
+        patched.setattr(rl, "Learner", Dying)
         run_stage(stopped, parents, **changes)
     (checkpoint,) = (stopped / "rl/checkpoints").glob("step-*")
     kept = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("policy:")]
@@ -261,6 +265,21 @@ def collect_comparisons(run: RunDir, count: int) -> None:
     folder = run.stage("collect").samples
     folder.mkdir(parents=True)
     (folder / "preferences.jsonl").write_text("".join(f"{index}\n" for index in range(count)))
+
+
+def test_an_ensemble_serves_as_r(tmp_path: Path, parents: Path, make_scorer: Callable[..., Scorer]) -> None:
+    tokenizer, first = Tokenizer.load(parents / "M1"), RewardModel.load(parents / "R")
+    other = make_scorer(seed=9, vocab_size=tokenizer.vocab_size, max_seq_len=512)
+    members = [first, RewardModel(other, tokenizer, 0.4, 1.2)]
+    (tmp_path / "run").mkdir()
+    RewardModel(first.scorer, tokenizer, 0.0, 1.5, {}, Ensemble(members, "min")).save(tmp_path / "run/R")
+    shape = {"steps": 1, "eval_every": 1, "learner": CONFIG.learner.model_copy(update={"missing_eos": "none"})}
+    run_stage(tmp_path / "run", parents, **shape)
+    run_stage(tmp_path / "alone", parents, **shape)
+    (row,), (alone,) = logged(tmp_path / "run"), logged(tmp_path / "alone")
+    # the same responses: their lower score of two is no higher than the first's alone, from its mean and of one scale
+    assert row["length/mean"] == alone["length/mean"]
+    assert row["reward/mean"] < alone["reward/mean"] + 1e-5 and math.isfinite(row["utility/total"])
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "ipo"])

@@ -40,7 +40,15 @@ class Session:
     """A model, its trainer and what they left on disk."""
 
     def __init__(
-        self, folder: Path, model: Decoder, *, every: int = 3, rows: int = 8, kind: str = "muon", on_nonfinite="stop"
+        self,
+        folder: Path,
+        model: Decoder,
+        *,
+        every: int = 3,
+        rows: int = 8,
+        kind: str = "muon",
+        on_nonfinite="stop",
+        keep_end: bool = False,
     ):
         self.stage, self.model, self.rows = RunDir(folder).stage("pretrain"), model, rows
         open_stage(self.stage, config={}, inputs={}, code="", seed=0, parents=[])
@@ -53,6 +61,7 @@ class Session:
             config=TrainConfig.model_validate({"checkpoint_every": every, "on_nonfinite": on_nonfinite}),
             metrics=self.metrics,
             log_every=2,
+            keep_end=keep_end,
         )
         self.disturb: dict[int, Callable[[], object]] = {}
 
@@ -116,6 +125,17 @@ def test_what_is_logged(straight: Session) -> None:
     with torch.no_grad():
         fresh = Session(straight.stage.path / "other", type(straight.model)(straight.model.config))
     assert rows[0]["loss"] == pytest.approx(3.9, abs=0.7) and fresh.rows_logged == []
+
+
+def test_a_last_step_that_is_kept_is_not_done_again(tmp_path: Path, make_decoder: Make, straight: Session) -> None:
+    assert STEPS not in straight.steps_kept
+    first = Session(tmp_path / "kept", make_decoder(), keep_end=True).fit()
+    assert first.steps_kept[-1] == STEPS
+    again = Session(tmp_path / "kept", make_decoder(seed=7), keep_end=True)
+    again.disturb = {step: lambda: pytest.fail("a step was done again") for step in range(STEPS)}
+    again.fit()
+    for session in (first, again):
+        assert_same_run(session, straight)
 
 
 # Muon's Newton-Schulz runs in bf16, whose rounding makes much of a difference of 1e-8.

@@ -26,12 +26,12 @@ def read_question(strategy: Strategy, folders: Sequence[Path], tasks: Callable[[
     """Load what a strategy needs, so that nothing is written where that is missing.
 
     Args:
-        folders: reward models; used by `uncertainty` and `disagreement`.
+        folders: reward models, of an ensemble all its members; used by `uncertainty` and `disagreement`.
         tasks: the run's tasks; used by `family`.
     Raises:
         DataError, ModelError: there are no such models, or no tasks.
     """
-    models = [reward_scores(folder) for folder in folders] if strategy in ("uncertainty", "disagreement") else []
+    models = [scores for folder in folders for scores in member_scores(folder)] if strategy in BY_MODELS else []
     families = {task.id: task.family for task in tasks()} if strategy == "family" and tasks is not None else None
     check_strategy(strategy, len(models), families)
     return Question(strategy, models, families)
@@ -45,6 +45,16 @@ def ask_first(store: PreferenceStore, question: Question, owner: str) -> None:
         say("comparisons are asked in random order")
         return
     say(f"{count} comparisons are asked by {strategy}" + (f" of {len(models)} reward models" if models else ""))
+
+
+BY_MODELS = ("uncertainty", "disagreement")
+
+
+def member_scores(folder: Path) -> list[ScoreAll]:
+    """The raw scores of each member of an ensemble; of the model alone where it is one."""
+    from trivium.rewards.model import member_folders
+
+    return [reward_scores(each) for each in member_folders(folder)]
 
 
 def reward_scores(folder: Path) -> ScoreAll:

@@ -1,6 +1,7 @@
 """AdamW and Muon behind one step: matrices inside the blocks may go to Muon, the rest always to AdamW."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -52,15 +53,23 @@ class Optimizer:
 
     Of a module that is spread over the ranks each keeps the moments of its own share.
     `step` returns the gradient norm before clipping. The rate is a function of the step number alone.
+
+    Args:
+        rates: peak learning rate of AdamW for parameters that want one of their own, by name.
     """
 
-    def __init__(self, module: nn.Module, config: OptimConfig, total_steps: int):
+    def __init__(
+        self, module: nn.Module, config: OptimConfig, total_steps: int, rates: Mapping[str, float] | None = None
+    ):
+        rates = rates or {}
         self.config, self.total_steps = config, total_steps
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         muon, decayed, plain = [], [], []
         for name, parameter in self.parameters.items():
             hidden = parameter.dim() == 2 and "blocks." in name
             factor = name.endswith(("lora_A", "lora_B"))  # to orthogonalise a factor says nothing of the product
+            if name in rates:
+                continue
             if hidden and not factor and config.kind == "muon":
                 muon.append(parameter)
             elif parameter.dim() >= 2:
@@ -71,6 +80,7 @@ class Optimizer:
         groups = [
             {"params": decayed, "weight_decay": config.weight_decay, "lr": config.lr},
             {"params": plain, "weight_decay": 0.0, "lr": vector_lr},
+            *({"params": [self.parameters[name]], "weight_decay": 0.0, "lr": rate} for name, rate in rates.items()),
         ]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)

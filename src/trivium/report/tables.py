@@ -78,7 +78,7 @@ def model_table(data: RunData) -> list[dict[str, Any]]:
 def reward_model_table(data: RunData) -> list[tuple[str, str]]:
     """Name and figure, rm.json first and the summary where that is silent."""
     figures = {**mapping(data.summary.get("reward_model")), **data.reward_model}
-    length = mapping(figures.get("length"))
+    train = mapping(figures.get("train"))
     accuracy = percent(figures.get("accuracy"))
     if ends := percent_interval(figures.get("accuracy_ci")):
         accuracy += f" ({ends})"
@@ -86,13 +86,21 @@ def reward_model_table(data: RunData) -> list[tuple[str, str]]:
         ("accuracy on held-out pairs (95% interval)", accuracy),
         ("pairs, training", count(figures.get("pairs_train"))),
         ("pairs, held out", count(figures.get("pairs_heldout"))),
+        ("accuracy on pairs of training", percent(train.get("accuracy"))),
+        ("negative log-likelihood of a pair, nats: held out", decimal(figures.get("nll"))),
+        ("the same in training", decimal(train.get("nll"))),
         ("expected calibration error", decimal(figures.get("ece"))),
         ("Brier score", decimal(figures.get("brier"))),
-        ("accuracy of “the longer one wins”", percent(length.get("longer_wins_accuracy"))),
-        ("correlation of score and length", decimal(length.get("corr"), 2)),
+        *_bias_rows(figures),
+        *_ensemble_rows(mapping(figures.get("ensemble"))),
         *(
             (f"prefers a good answer to the same one {name.replace('_', ' ')}", percent(mapping(each).get("accuracy")))
             for name, each in mapping(figures.get("probes")).items()
+        ),
+        *(
+            (f"agreement with annotator {name}", percent(mapping(each).get("accuracy")))
+            for name, each in mapping(figures.get("annotators")).items()
+            if len(mapping(figures.get("annotators"))) > 1
         ),
         ("mean of raw scores on M1's answers, frozen", decimal(figures.get("mean"))),
         ("standard deviation of the same", decimal(figures.get("std"))),
@@ -139,6 +147,39 @@ def _annotators(judgements: dict[str, Any]) -> str:
     return (
         ", ".join(told + ([f"{len(order) - SHOWN_ANNOTATORS} more"] if len(order) > SHOWN_ANNOTATORS else [])) or DASH
     )
+
+
+def _bias_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """What else could explain R's choices: length, and marks of form."""
+    length = mapping(figures.get("length"))
+    return [
+        ("accuracy of “the longer one wins”", percent(length.get("longer_wins_accuracy"))),
+        ("how often R prefers the longer one", percent(length.get("longer_preferred"))),
+        ("correlation of score and length", decimal(length.get("corr"), 2)),
+        *(
+            (f"accuracy where the better answer is {name}", percent(mapping(each).get("accuracy")))
+            for name, each in mapping(length.get("by_gap")).items()
+        ),
+        *(
+            (
+                f"how often R prefers the one with a {name.replace('_', ' ')} (how often that is judged better)",
+                f"{percent(mapping(each).get('preferred'))} ({percent(mapping(each).get('judged'))})",
+            )
+            for name, each in mapping(figures.get("format")).items()
+        ),
+    ]
+
+
+def _ensemble_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    accuracies = figures.get("accuracy")
+    each = [percent(value) for value in accuracies] if isinstance(accuracies, list) else []
+    how = str(figures.get("aggregate", "")).replace("_", " ")
+    return [
+        ("members, and how they are combined", f"{count(figures.get('members'))}, {how}" if how else DASH),
+        ("accuracy of each member", ", ".join(each) or DASH),
+        ("disagreement of members on held-out answers, in units of R̄", decimal(figures.get("disagreement"))),
+        ("pairs on which members are not of one mind", percent(figures.get("divided"))),
+    ]
 
 
 def rounds_table(data: RunData) -> list[dict[str, str]]:

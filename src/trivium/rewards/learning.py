@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from trivium.base.config import Config
@@ -14,7 +14,8 @@ from trivium.batch import LossOutput
 from trivium.data.branches import ResponseBatch, length_mask, response_batches
 from trivium.model import Scorer
 from trivium.objectives.lm import linear_cross_entropy
-from trivium.objectives.preference import outcome_loss, ranking_loss
+from trivium.objectives.preference import RankingModel, Ties, outcome_loss, ranking_loss
+from trivium.rewards.ties import NU, TieScorer, first_nu, tied_share
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,24 @@ class RankedTokens:
     """Who judged."""
     weight: float = 1.0
     """How much the prompt counts in the ranking term."""
+    margin: float = 0.0
+    """By how much the judgement puts every better completion above every worse one."""
 
 
 class RewardLossConfig(Config):
     """The reward model's objective."""
 
+    ranking: RankingModel = "pairs"
+    """`pairs`: every better and worse completion of a prompt are a comparison (Bradley-Terry); `plackett_luce`: a
+    ranking is a series of choices of the best that is left. They are equal for two completions."""
+    ties: Ties = "drop"
+    """Completions judged equal: `drop` leaves these pairs out; `davidson` learns from them how near such scores are,
+    with one nu of its own; `half` takes a tie for half a win each, which shrinks scores."""
+    tie_lr: float = Field(default=0.02, ge=0)
+    """Peak learning rate of log nu, for `davidson`; it begins at the likeliest value for equal scores."""
+    margins: float = Field(default=0.0, ge=0)
+    """Units of reward that one unit of a judgement's `margin` asks for between better and worse; 0 leaves margins
+    out. Margins inflate the scale of scores."""
     outcome_weight: float = Field(default=1.0, ge=0)
     """Weight of the token-level outcome loss (Cobbe 2021): the same head read at every response token."""
     lm_weight: float = Field(default=0.5, ge=0)
@@ -47,6 +61,21 @@ class RewardLossConfig(Config):
     """Weight of the pull of each prompt's mean score to zero."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Assumed share of wrong judgements."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "RewardLossConfig":
+        others = {"ties": self.ties != "drop", "margins": self.margins > 0, "label_smoothing": self.label_smoothing > 0}
+        if self.ranking == "plackett_luce" and any(others.values()):
+            name = next(name for name, given in others.items() if given)
+            raise ValueError(
+                f'{name} is for ranking = "pairs", and ranking is "plackett_luce". Leave {name} out, or take pairs'
+            )
+        return self
+
+    @property
+    def keeps_ties(self) -> bool:
+        """Whether completions judged equal teach anything."""
+        return self.ties != "drop"
 
 
 class RewardSchedule:
@@ -94,9 +123,12 @@ class RewardStep:
         known = ~self.outcomes.isnan()
         self.known_tokens = int(lengths[known].sum())
         self.good_tokens = int(lengths[known & (self.outcomes > 0.5)].sum())
-        ranked = [len({tier for tier in example.tiers if tier >= 0}) > 1 for example in examples]
-        self.ranked = sum(ranked)
+        shares = [tied_share(example.tiers) for example in examples]
+        decided = [share is not None and share < 1 for share in shares]
+        ranked = [share is not None for share in shares] if config.keeps_ties else decided
+        self.decided, self.ranked = sum(decided), sum(ranked)
         self.weights = torch.tensor([example.weight for example in examples])
+        self.margins = torch.tensor([example.margin for example in examples])
         self.weight = float(self.weights[torch.tensor(ranked)].sum())
 
     def losses(self) -> Iterator[LossOutput]:
@@ -130,22 +162,55 @@ class RewardStep:
         return loss, metrics
 
     def _ranking(self, scores: Tensor, members: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the Bradley-Terry loss that a batch's completions, (N,) scores, contribute."""
+        """Share of the ranking loss that a batch's completions, (N,) scores, contribute."""
         owner, place = self.owner[members], self.place[members]
         prompts, row = owner.unique(return_inverse=True)
         width = int(place.max()) + 1
         at = (row.to(scores.device), place.to(scores.device))
         table = scores.new_zeros(len(prompts), width).index_put(at, scores)
         tiers = torch.full((len(prompts), width), -1).index_put((row, place), self.tiers[members]).to(scores.device)
-        config = self.config
+        config, every = self.config, tiers >= 0
         term = ranking_loss(
             table,
             tiers,
+            model=config.ranking,
+            ties=config.ties,
+            log_nu=self.scorer.log_nu[0] if isinstance(self.scorer, TieScorer) else None,
+            margin=config.margins * self.margins[prompts].to(scores.device)[:, None, None] if config.margins else 0.0,
             centering=config.centering,
             label_smoothing=config.label_smoothing,
             weights=self.weights[prompts].to(scores.device),
         )
-        compared = ((tiers >= 0) & (tiers != tiers.max(1, keepdim=True).values)).any(1).sum()
-        share = compared / max(self.ranked, 1)
-        metrics = {"ranking_nll": term.metrics["ranking_nll"] * share, "accuracy": term.metrics["accuracy"] * share}
+        decided = (every & (tiers != tiers.max(1, keepdim=True).values)).any(1).sum()
+        compared = (every.sum(1) > 1).sum() if config.keeps_ties else decided
+        metrics = {
+            "ranking_nll": term.metrics["ranking_nll"] * compared / max(self.ranked, 1),
+            "accuracy": term.metrics["accuracy"] * decided / max(self.decided, 1),
+        }
         return term.loss_sum / (self.weight or 1.0), {key: value.detach() for key, value in metrics.items()}
+
+
+def in_training(
+    scorer: Scorer, config: RewardLossConfig, examples: Sequence[RankedTokens], nu: float | None = None
+) -> Scorer:
+    """The scorer that `RewardStep` trains: the same, or one with nu where ties are Davidson's.
+
+    Args:
+        nu: to begin with; None takes the likeliest for the examples while all scores are equal.
+    """
+    if config.ties != "davidson":
+        return scorer
+    if nu is None:
+        told = [(share, each.weight) for each in examples if (share := tied_share(each.tiers)) is not None]
+        nu = first_nu([share for share, _ in told], [weight for _, weight in told])
+    return TieScorer.of(scorer, nu)
+
+
+def learning_rates(scorer: Scorer, config: RewardLossConfig) -> dict[str, float]:
+    """Parameters with a rate of their own, for the optimiser."""
+    return {NU: config.tie_lr} if isinstance(scorer, TieScorer) else {}
+
+
+def as_trained(scorer: Scorer) -> tuple[Scorer, dict[str, float]]:
+    """What `in_training` gave, once trained: the scorer alone, and the figures that training found beside it."""
+    return (scorer.plain(), {"nu": scorer.nu}) if isinstance(scorer, TieScorer) else (scorer, {})

@@ -160,6 +160,24 @@ class StageDir:
     def samples(self) -> Path:
         return self.path / "samples"
 
+    def part(self, name: str) -> "StageDir":
+        """Metrics and checkpoints of a part of the stage's work, in folders of its own; the manifest is the stage's."""
+        return _StagePart(self, _simple(name))
+
+
+class _StagePart(StageDir):
+    def __init__(self, whole: StageDir, part: str) -> None:
+        super().__init__(whole.run, whole.name)
+        self.path, self._whole, self._part = whole.path / part, whole, part
+
+    @property
+    def manifest_path(self) -> Path:
+        return self._whole.manifest_path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._whole.checkpoints / self._part  # cleared with the others
+
 
 def _simple(name: str) -> str:
     """Names become folders that `--force` deletes: nothing that could lead elsewhere is accepted."""

@@ -81,10 +81,13 @@ class Loop:
     Args:
         stage: whose folder holds the checkpoints.
         offset: of this stage's steps in the metrics.
+        keep_end: whether the last step too leaves a checkpoint, for a stage that has more to do after it.
     """
 
-    def __init__(self, stage: StageDir, config: LoopConfig, metrics: MetricsLog, offset: int = 0):
-        self.stage, self.config, self.metrics, self.offset = stage, config, metrics, offset
+    def __init__(
+        self, stage: StageDir, config: LoopConfig, metrics: MetricsLog, offset: int = 0, keep_end: bool = False
+    ):
+        self.stage, self.config, self.metrics, self.offset, self.keep_end = stage, config, metrics, offset, keep_end
         self.checkpointer = Checkpointer(
             stage.checkpoints, config.keep_checkpoints, beside=[metrics.path], together=True
         )
@@ -108,7 +111,8 @@ class Loop:
                 if ended:
                     break
                 leaving = any(gather(stop.requested))  # whichever rank was told: they leave at the same step
-                if leaving or (done % self.config.checkpoint_every == 0 and done < steps):
+                due = self.keep_end if done == steps else done % self.config.checkpoint_every == 0
+                if leaving or due:
                     self.checkpointer.save(done, *work.snapshot())
                 if leaving:
                     self.checkpointer.wait()

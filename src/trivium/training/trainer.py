@@ -34,6 +34,10 @@ class Trainer:
 
     Everything a step does is a function of its number, so a resumed run repeats the uninterrupted one. On several
     ranks the losses are those of this rank's share of the batch; sums and counts are taken over all.
+
+    Args:
+        log_every: steps between rows of metrics.
+        keep_end: whether the last step too leaves a checkpoint.
     """
 
     def __init__(
@@ -45,10 +49,11 @@ class Trainer:
         config: TrainConfig,
         metrics: MetricsLog,
         log_every: int = 10,
+        keep_end: bool = False,
     ):
         self.module, self.optimizer, self.metrics = module, optimizer, metrics
         self.config, self.log_every = config, log_every
-        self.loop = Loop(stage, config, metrics)
+        self.loop = Loop(stage, config, metrics, keep_end=keep_end)
         self.state: dict[str, Any] = {}
         """JSON-able values that hooks keep across a resume."""
         self.tensors: dict[str, torch.Tensor] = {}

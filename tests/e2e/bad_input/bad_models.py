@@ -359,6 +359,19 @@ CASES = [
         put("runs/mine/R/rm.json", '{"mean": "a", "std": 1}'),
     ),
     case(
+        "R whose ensemble is text",
+        "runs/mine/R/rm.json: `ensemble` does not say how many members there are and how their scores are combined. "
+        "Train R again, or name another.",
+        "rl mine.toml --force",
+        edit("runs/mine/R/rm.json", ensemble="three"),
+    ),
+    case(
+        "R that has lost its members",
+        "runs/mine/R/members/1/rm.json cannot be read (No such file or directory). Name a reward model made here.",
+        "rl mine.toml --force",
+        edit("runs/mine/R/rm.json", ensemble={"members": 2, "aggregate": "mean", "sd_coef": 1.0}),
+    ),
+    case(
         "R whose deviation is 0",
         "runs/mine/R/rm.json: mean … and std 0.0 cannot normalise a score. Train R again.",
         "rl mine.toml --force",

@@ -757,6 +757,67 @@ CASES = [
         setting("[reward.loss]\nlabel_smoothing = 0.5\n"),
     ),
     case(
+        "a ranking model that is not known",
+        "bad.toml:2: reward.loss.ranking: expected 'pairs' or 'plackett_luce', got 'thurstone'.",
+        RUN,
+        setting('[reward.loss]\nranking = "thurstone"\n'),
+    ),
+    case(
+        "ties by a rule that is not known",
+        "bad.toml:2: reward.loss.ties: expected 'drop', 'davidson' or 'half', got 'coin'.",
+        RUN,
+        setting('[reward.loss]\nties = "coin"\n'),
+    ),
+    case(
+        "margins below 0",
+        "bad.toml:2: reward.loss.margins: expected a value greater than or equal to 0, got -1.0.",
+        RUN,
+        setting("[reward.loss]\nmargins = -1.0\n"),
+    ),
+    case(
+        "a rate of nu below 0",
+        "bad.toml:2: reward.loss.tie_lr: expected a value greater than or equal to 0, got -0.1.",
+        RUN,
+        setting("[reward.loss]\ntie_lr = -0.1\n"),
+    ),
+    case(
+        "ties in a series of choices",
+        'bad.toml:2: reward.loss: ties is for ranking = "pairs", and ranking is "plackett_luce". Leave ties out, or '
+        "take pairs.",
+        RUN,
+        setting('[reward]\n[reward.loss]\nranking = "plackett_luce"\nties = "davidson"\n'),
+    ),
+    case(
+        "an ensemble of none",
+        "bad.toml:2: reward.ensemble: expected a value greater than or equal to 1, got 0.",
+        RUN,
+        setting("[reward]\nensemble = 0\n"),
+    ),
+    case(
+        "an ensemble of thousands",
+        "bad.toml:2: reward.ensemble: expected a value less than or equal to 64, got 4000.",
+        RUN,
+        setting("[reward]\nensemble = 4000\n"),
+    ),
+    case(
+        "scores combined in a way that is not known",
+        "bad.toml:3: reward.aggregate: expected 'mean', 'min', 'mean_minus_sd' or 'weight_average', got 'vote'.",
+        RUN,
+        setting('[reward]\nensemble = 2\naggregate = "vote"\n'),
+    ),
+    case(
+        "one reward model's scores combined",
+        "bad.toml:1: reward: aggregate = 'min' is for ensembles. Set ensemble to 2 or more.",
+        RUN,
+        setting('[reward]\naggregate = "min"\n'),
+    ),
+    case(
+        "a reward for disagreement",
+        "bad.toml:2: reward.sd_coef: expected a value greater than or equal to 0, got -0.5.",
+        RUN,
+        setting("[reward]\nsd_coef = -0.5\n"),
+    ),
+    case(
         "a micro-batch of 0",
         "bad.toml:2: sft.micro_batch_size: expected a value greater than or equal to 1, got 0.",
         RUN,
