@@ -117,51 +117,6 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
 
 
-def test_adapters_train_on_m1_and_resume_to_the_same_bits(
-    tmp_path: Path, parents: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """M2 is M1 and its adapter/; the reference, whose tensors the policy shares, stays M1."""
-    changes = {"lora": LoRAConfig(rank=2, targets=("q_proj", "o_proj", "up_proj")), "keep": "last"}
-    changes |= {"learner": CONFIG.learner.model_copy(update={"optim": OptimConfig(lr=3e-3, kind="muon")})}
-    result = run_stage(tmp_path / "straight", parents, **changes)
-    rows = logged(tmp_path / "straight")
-    assert result["trained_parameters"] == 2 * 2 * ((32 + 32) + (32 + 32) + (32 + 48))
-    assert rows[0]["kl/sequence"] == pytest.approx(0, abs=1e-4) and rows[0]["sampler/gap_max"] < 1e-4
-    assert rows[-1]["utility/omega"] > 1e-4
-    before, after = (load_model(folder) for folder in (parents / "M1", tmp_path / "straight/M2"))
-    model = twin(before)
-    changes["lora"].attach(model)
-    load_adapter(model, tmp_path / "straight/M2/adapter")
-    assert all(torch.equal(after.state_dict()[name], tensor) for name, tensor in merged(model).state_dict().items())
-    changed = {
-        name for name, tensor in before.state_dict().items() if not torch.equal(after.state_dict()[name], tensor)
-    }
-    targets = changes["lora"].targets
-    assert changed == {name for name in before.state_dict() if name.removesuffix(".weight").endswith(targets)}
-
-    class Crash(Exception):
-        pass
-
-    class Dying(Learner):
-        """Dies in the fourth step."""
-
-        def update(self, rollout: Rollout, step: int, *arguments: Any) -> dict[str, float]:
-            if step == 3:
-                raise Crash
-            return super().update(rollout, step, *arguments)
-
-    stopped = tmp_path / "stopped"
-    with monkeypatch.context() as patched, pytest.raises(Crash):  # which waits for the checkpoint under way
-        patched.setattr(rl, "Learner", Dying)
-        run_stage(stopped, parents, **changes)
-    (checkpoint,) = (stopped / "rl/checkpoints").glob("step-*")
-    kept = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("policy:")]
-    assert len(kept) == 2 * 2 * 3 and all("lora_" in name for name in kept)
-    assert run_stage(stopped, parents, **changes) == result and logged(stopped) == rows
-    for name in ("model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
-        assert (stopped / "M2" / name).read_bytes() == (tmp_path / "straight/M2" / name).read_bytes()
-
-
 def test_composite_rewards_are_frozen_logged_and_measured(tmp_path: Path, parents: Path) -> None:
     (tmp_path / "mine.py").write_text("def colons(completions, **_):\n    return [c.count(':') for c in completions]\n")
     parts = (
@@ -235,6 +190,51 @@ def test_over_optimisation_raises_the_alarm_and_may_end_the_round(tmp_path: Path
     assert ("the round ends here" in told) == (on_alarm == "stop")
     held = {row["step"]: row["heldout/gold"] for row in rows if "heldout/gold" in row}
     assert result["highest_gold"] == max(held.values()) and held[result["highest_gold_step"]] == max(held.values())
+
+
+def test_adapters_train_on_m1_and_resume_to_the_same_bits(
+    tmp_path: Path, parents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2 is M1 and its adapter/; the reference, whose tensors the policy shares, stays M1."""
+    changes = {"lora": LoRAConfig(rank=2, targets=("q_proj", "o_proj", "up_proj")), "keep": "last"}
+    changes |= {"learner": CONFIG.learner.model_copy(update={"optim": OptimConfig(lr=3e-3, kind="muon")})}
+    result = run_stage(tmp_path / "straight", parents, **changes)
+    rows = logged(tmp_path / "straight")
+    assert result["trained_parameters"] == 2 * 2 * ((32 + 32) + (32 + 32) + (32 + 48))
+    assert rows[0]["kl/sequence"] == pytest.approx(0, abs=1e-4) and rows[0]["sampler/gap_max"] < 1e-4
+    assert rows[-1]["utility/omega"] > 1e-4
+    before, after = (load_model(folder) for folder in (parents / "M1", tmp_path / "straight/M2"))
+    model = twin(before)
+    changes["lora"].attach(model)
+    load_adapter(model, tmp_path / "straight/M2/adapter")
+    assert all(torch.equal(after.state_dict()[name], tensor) for name, tensor in merged(model).state_dict().items())
+    changed = {
+        name for name, tensor in before.state_dict().items() if not torch.equal(after.state_dict()[name], tensor)
+    }
+    targets = changes["lora"].targets
+    assert changed == {name for name in before.state_dict() if name.removesuffix(".weight").endswith(targets)}
+
+    class Crash(Exception):
+        pass
+
+    class Dying(Learner):
+        """Dies in the fourth step."""
+
+        def update(self, rollout: Rollout, step: int, *arguments: Any) -> dict[str, float]:
+            if step == 3:
+                raise Crash
+            return super().update(rollout, step, *arguments)
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched, pytest.raises(Crash):  # which waits for the checkpoint under way
+        patched.setattr(rl, "Learner", Dying)
+        run_stage(stopped, parents, **changes)
+    (checkpoint,) = (stopped / "rl/checkpoints").glob("step-*")
+    kept = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("policy:")]
+    assert len(kept) == 2 * 2 * 3 and all("lora_" in name for name in kept)
+    assert run_stage(stopped, parents, **changes) == result and logged(stopped) == rows
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        assert (stopped / "M2" / name).read_bytes() == (tmp_path / "straight/M2" / name).read_bytes()
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

@@ -67,9 +67,9 @@ class Optimizer:
         muon, decayed, plain = [], [], []
         for name, parameter in self.parameters.items():
             hidden = parameter.dim() == 2 and "blocks." in name
-            factor = name.endswith(("lora_A", "lora_B"))  # to orthogonalise a factor says nothing of the product
             if name in rates:
                 continue
+            factor = name.endswith(("lora_A", "lora_B"))  # to orthogonalise a factor says nothing of the product
             if hidden and not factor and config.kind == "muon":
                 muon.append(parameter)
             elif parameter.dim() >= 2:

@@ -132,14 +132,6 @@ class _Session:
         """Reward and gold of the round's steps."""
         self.best: dict[str, Tensor] = {}
 
-    def _adapted(self, policy: Path) -> Decoder:
-        """M1 with adapters, on the reference's own tensors; later rounds go on with those of the round before."""
-        model = twin(self.reference)
-        add_lora(model, self.config.lora, self.context.seed, "rl")
-        if self.round:
-            load_adapter(model, policy / ADAPTER)
-        return model
-
     def _try_mutants(self) -> dict[str, Any]:
         """How much of what is wrong the rewarded tests let pass."""
         found = self.gold.of_mutants(self.tasks, self.context.seed)
@@ -150,6 +142,14 @@ class _Session:
                 f"({found['passed']} pass all tests): a policy may learn to exploit them",
             )
         return found
+
+    def _adapted(self, policy: Path) -> Decoder:
+        """M1 with adapters, on the reference's own tensors; later rounds go on with those of the round before."""
+        model = twin(self.reference)
+        add_lora(model, self.config.lora, self.context.seed, "rl")
+        if self.round:
+            load_adapter(model, policy / ADAPTER)
+        return model
 
     @property
     def _updates(self) -> int:
@@ -253,8 +253,9 @@ class _Session:
         if self.best:
             load_weights(self.policy, self.best)
         trained = sum(tensor.numel() for tensor in trained_weights(self.policy).values())
-        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()} | self.state
-        return result | {"trained_parameters": trained} | ({"mutants": self.mutants} if self.mutants else {})
+        result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()}
+        result |= {"trained_parameters": trained} | self.state
+        return result | ({"mutants": self.mutants} if self.mutants else {})
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
         """One rollout, its updates and its row of metrics; whether the policy has gone far enough."""
