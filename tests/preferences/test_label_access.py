@@ -1,10 +1,12 @@
 """Who may do what on the labelling page, and what keeps others out; the owner's page, figures and exports."""
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 pytest.importorskip("fastapi", reason="the `label` extra is not installed")
@@ -164,6 +166,10 @@ def test_exports_have_pseudonyms_and_can_be_read_back(site: Site, tmp_path: Path
         ]
         assert same
     assert len(ada.get("/export/file?form=pairs").text.splitlines()) == 3
+    assert len(ada.get("/export/file?form=pairs&ties=drop").text.splitlines()) == 2
+    table = ada.get("/export/file?form=pairs-table")
+    assert 'filename="preferences.parquet"' in table.headers["content-disposition"]
+    assert pyarrow.parquet.read_table(io.BytesIO(table.content)).num_rows == 3
     log = ada.get("/export/file?form=log").text
     assert log.count("\n") == 4 and "'=1+1" in log and ",p1,human," in log
 

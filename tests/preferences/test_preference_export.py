@@ -2,10 +2,13 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
@@ -152,6 +155,28 @@ def test_parquet_opens_in_other_tools(filled: PreferenceStore, tmp_path: Path) -
     assert pyarrow.parquet.read_table(tmp_path / "none.parquet").num_rows == 0
     with PreferenceStore(":memory:") as other, pytest.raises(DataError, match="none.parquet holds no preference"):
         import_preferences(tmp_path / "none.parquet", other)
+
+
+def test_tables_of_others_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": math.nan, "made": datetime(2026, 1, 2), "tie": None},
+        {"prompt": "q", "chosen": "c", "rejected": "d", "margin": 2.0, "made": None, "tie": True},
+    ]
+    for row in rows:
+        row["details"] = {"when": row["made"], "score": math.nan, "tags": [1.5, math.nan]}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "others.parquet")
+    with PreferenceStore(":memory:") as store:
+        report = import_preferences(tmp_path / "others.parquet", store)
+        first, second = (stored.judgement for stored in store.judgements())
+    assert report.ignored == {"made": 1} and (first.margin, second.margin) == (None, 2.0)
+    assert first.details == {"when": "2026-01-02 00:00:00", "tags": [1.5, None]} and second.details == {
+        "tags": [1.5, None]
+    }
+    pyarrow.parquet.write_table(
+        pyarrow.table({"prompt": ["p"], "chosen": [3], "rejected": ["b"]}), tmp_path / "n.parquet"
+    )
+    with PreferenceStore(":memory:") as store, pytest.raises(DataError, match=r"n.parquet, row 1: chosen: should be a"):
+        import_preferences(tmp_path / "n.parquet", store)
 
 
 def test_the_log_tells_what_was_superseded_and_runs_nothing(tmp_path: Path) -> None:

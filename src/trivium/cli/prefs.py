@@ -168,6 +168,8 @@ def _check_filters(store: Any, options: argparse.Namespace) -> None:
     """Refuse to filter by what no judgement has."""
     from trivium.preferences.people import pseudonyms
 
+    if options.source is None and options.annotator is None and options.guideline is None:
+        return
     said = [stored.judgement for stored in store.judgements(history=options.form == "log")]
     names = {each.annotator for each in said}
     found = {

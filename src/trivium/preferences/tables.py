@@ -123,6 +123,9 @@ def _record(row: dict[str, Any], where: str) -> JsonRecord:
 
 
 def _without_nulls(value: Any) -> Any:
+    """As JSON has it: what is not said is left out, and NaN, which others write for it; times become texts."""
     if isinstance(value, dict):
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None and part == part}
+    if isinstance(value, list):
+        return [_without_nulls(part) if part == part else None for part in value]
+    return value if isinstance(value, str | int | float) or value is None else str(value)

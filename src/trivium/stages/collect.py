@@ -34,7 +34,7 @@ class CollectConfig(Config):
     """How preferences are collected."""
 
     path: str = ""
-    """Preference file (JSONL) to import instead of sampling and judging."""
+    """Preference file (JSONL or Parquet) to import instead of sampling and judging."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad record of that file: stop, or leave it out and count it."""
     tasks: TaskConfig = TaskConfig(count=2750)
