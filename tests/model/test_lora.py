@@ -195,7 +195,7 @@ def test_files_rebuild_the_model_in_transformers(tmp_path: Path, make_decoder: M
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_opens_the_files(tmp_path: Path, make_decoder: Make, family: str) -> None:
-    peft = pytest.importorskip("peft", reason="PEFT is not among the dependencies")
+    peft = pytest.importorskip("peft", reason="the adapter files are PEFT's")
     transformers = pytest.importorskip("transformers", reason="parity needs the `hf` extra")
     model = with_adapters(make_decoder(family=family))
     folder = written(tmp_path, model)

@@ -214,17 +214,20 @@ def test_adapters_train_on_m1_and_resume_to_the_same_bits(
     targets = changes["lora"].targets
     assert changed == {name for name in before.state_dict() if name.removesuffix(".weight").endswith(targets)}
 
-    class Stopping(Learner):
+    class Crash(Exception):
+        pass
+
+    class Dying(Learner):
         """Dies in the fourth step."""
 
         def update(self, rollout: Rollout, step: int, *arguments: Any) -> dict[str, float]:
             if step == 3:
-                raise KeyboardInterrupt
+                raise Crash
             return super().update(rollout, step, *arguments)
 
     stopped = tmp_path / "stopped"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(rl, "Learner", Stopping)
+    with monkeypatch.context() as patched, pytest.raises(Crash):  # which waits for the checkpoint under way
+        patched.setattr(rl, "Learner", Dying)
         run_stage(stopped, parents, **changes)
     (checkpoint,) = (stopped / "rl/checkpoints").glob("step-*")
     kept = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("policy:")]

@@ -32,6 +32,7 @@ class Scorer(Decoder):
     @classmethod
     def from_decoder(cls, decoder: Decoder, generator: torch.Generator) -> "Scorer":
         """A scorer with a copy of another model's body and a fresh head."""
+        assert decoder.adapter is None, "adapters would be left behind: merge them first"
         scorer = cls(decoder.config)
         scorer.load_state_dict(decoder.state_dict(), strict=False)
         if not isinstance(decoder, Scorer):

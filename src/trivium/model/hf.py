@@ -54,6 +54,7 @@ def hf_name(name: str) -> str:
 
 def save_model(model: Decoder, folder: Path, *, pad_id: int, bos_id: int | None, eos_id: int) -> None:
     """Write config.json, generation_config.json and model.safetensors; a `Scorer` becomes a one-label classifier."""
+    assert model.adapter is None, "transformers knows no adapters: merge them first"
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {hf_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if isinstance(model, Scorer):

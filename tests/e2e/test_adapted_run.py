@@ -64,6 +64,22 @@ def test_models_are_their_base_and_their_adapter(run: Path, base: str, model: st
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("base", "model"), [("M0", "M1"), ("M1", "M2")])
+def test_peft_opens_the_adapter_on_its_base(run: Path, base: str, model: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="parity needs the `hf` extra")
+    peft = pytest.importorskip("peft", reason="the adapter files are PEFT's")
+    plain, merged = (
+        transformers.AutoModelForCausalLM.from_pretrained(run / name, dtype=torch.float32) for name in (base, model)
+    )
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        before = plain(ids).logits.clone()
+        adapted = peft.PeftModel.from_pretrained(plain, run / model / "adapter")(ids).logits
+        torch.testing.assert_close(adapted, merged(ids).logits, atol=1e-4, rtol=0)
+        assert not torch.allclose(before, adapted, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_the_reference_is_m1_with_its_adapter(run: Path) -> None:
     """At the first step policy and reference are one, which M0 as the reference would belie."""
     first = read_metrics(RunDir(run).stage("rl").metrics_path)[0]
