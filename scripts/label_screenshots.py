@@ -139,10 +139,13 @@ def main() -> None:
 
 
 def _playground(browser: Any, link: str) -> None:
-    """Two answers of M1 and M2 before and after the vote."""
+    """The request, and two answers of M1 and M2 before and after the vote."""
+    looks = {"light": ("light", 1280), "dark": ("dark", 1280), "narrow": ("light", 380)}
     state = None
-    for look in ("light", "dark"):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=look, storage_state=state)
+    for look, (scheme, width) in looks.items():
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, storage_state=state
+        )
         page = context.new_page()
         page.goto(link)
         state = context.storage_state()
@@ -151,6 +154,7 @@ def _playground(browser: Any, link: str) -> None:
         page.select_option("[name=first]", "M1")
         page.select_option("[name=second]", "M2")
         page.fill("[name=max_new_tokens]", "48")
+        shoot(page, f"play-ask-{look}")
         page.click("#ask button.main")
         page.wait_for_selector("[aria-label='Run answer A']")
         shoot(page, f"play-{look}")
