@@ -72,8 +72,9 @@ check-labels: $(STAMP) ## a scripted annotator on the labelling page of a small 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_labels.py $(ARGS)
 
 # GPU_PYTHON=python3 uses a Python that already has torch instead of .venv.
-gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## the tests that need a CUDA device
-	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu $(ARGS)
+gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## the tests that need a CUDA device, then speed there against transformers
+	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu
+	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(ARGS)
 
 lock: $(STAMP) ## choose the pins anew from pyproject.toml's ranges
 	$(BIN)/python scripts/lock.py

@@ -50,14 +50,20 @@ def sampled(
 
 
 def generated(
-    config: ModelConfig, dtype: torch.dtype, rows: list[list[int]], batch: int, stops: Sequence[int], new: int = NEW
+    config: ModelConfig,
+    dtype: torch.dtype,
+    rows: list[list[int]],
+    batch: int,
+    stops: Sequence[int],
+    new: int = NEW,
+    device: torch.device | None = None,
 ) -> Work:
     """The `generate` of transformers with its dynamic cache, sampling from the whole distribution.
 
     Padding after an end does not count.
     """
-    model = hugging_face(config, "qwen3", dtype).eval()
-    ids, ends = torch.tensor(rows), torch.tensor(stops, dtype=torch.long)
+    model = hugging_face(config, "qwen3", dtype).to(device).eval()
+    ids, ends = torch.tensor(rows, device=device), torch.tensor(stops, dtype=torch.long, device=device)
 
     def work() -> float:
         tokens = 0

@@ -3,6 +3,7 @@ import json
 import os
 import sys
 import types
+from importlib.metadata import distribution
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from trivium.base.errors import DataError
 from trivium.data import DataConfig, Drops, SourceConfig
-from trivium.data.sources import read_source
+from trivium.data.sources import installed, read_source
 from trivium.data.sources.builtin import _runtime_docstrings
 
 
@@ -224,3 +225,17 @@ def test_the_built_in_code_is_the_library_without_its_tests():
     assert {"python/argparse.py", "python/json/decoder.py"} <= set(paths)
     assert not [path for path in paths if "/test/" in path or "site-packages" in path or "lib2to3" in path]
     assert paths == sorted(paths)
+
+
+def test_installed_code_is_the_packages_source_with_their_licences(monkeypatch):
+    some = [distribution(name) for name in ("pydantic", "jinja2", "pytest")]  # all of them take half a minute
+    monkeypatch.setattr(installed, "distributions", lambda: some)
+    drops = Drops()
+    documents = {document.path: document for document in read_source(SourceConfig(kind="installed_code"), drops)}
+    assert {"pydantic/pydantic/main.py", "jinja2/jinja2/lexer.py"} <= set(documents)
+    assert documents["pydantic/pydantic/main.py"].license == "MIT"
+    parts = {part for path in documents for part in path.split("/")[1:]}
+    assert not parts & {"tests", "test", "_vendor", "conftest.py"} and all(path.endswith(".py") for path in documents)
+    assert all(len(document.text) <= 1_000_000 for document in documents.values())
+    assert list(documents) == sorted(documents, key=lambda path: (path.split("/")[0], path))
+    assert [each.split(" ")[0] for each in installed.installed_versions()] == ["jinja2", "pydantic", "pytest"]

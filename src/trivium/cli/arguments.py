@@ -27,7 +27,9 @@ class Arguments(argparse.ArgumentParser):
         """Parse all arguments; an unknown option is answered with its near miss."""
         namespace, unknown = self.parse_known_args(list(arguments))
         if unknown:
-            near = get_close_matches(unknown[0].partition("=")[0], _option_names(self), n=1)
+            given, names = unknown[0].partition("=")[0], _option_names(self)
+            near = [name for name in names if len(given) > 3 and name.startswith(given)][:1]
+            near = near or get_close_matches(given, names, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"`{self.prog} --help` shows how it is used."
             kind = "no such option" if unknown[0].startswith("-") else "unexpected argument"
             raise ConfigError(f"{unknown[0]}: {kind}. {hint}")

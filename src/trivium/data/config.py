@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trivium.base.config import Config
 
-Kind = Literal["auto", "builtin_code", "builtin_english", "folder", "text", "jsonl", "parquet"]
+Kind = Literal["auto", "builtin_code", "builtin_english", "installed_code", "folder", "text", "jsonl", "parquet"]
 
 
 class SourceConfig(Config):
@@ -62,8 +62,8 @@ class SourceConfig(Config):
         return path.name.split(".")[0] or path.resolve().name or "corpus"
 
 
-BUILTIN = ("builtin_code", "builtin_english")
-"""Sources that need no path: the running Python's own standard library."""
+BUILTIN = ("builtin_code", "builtin_english", "installed_code")
+"""Sources that need no path: the running Python's own standard library, and the packages installed beside it."""
 
 
 class DataConfig(Config):

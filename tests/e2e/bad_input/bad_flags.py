@@ -269,7 +269,7 @@ CASES = [
     ),
     case(
         "generate with half an option",
-        "--temp: no such option. Did you mean --help?",
+        "--temp: no such option. Did you mean --temperature?",
         "generate runs/mine/M2 a --temp 1",
     ),
     case(
@@ -400,7 +400,7 @@ CASES = [
     ),
     case(
         "doctor on a misspelt subject",
-        "modle: no such recipe file. Built in are: quickstart/exact, quickstart.",
+        "modle: no such recipe file. Built in are: gpu, quickstart/exact, quickstart.",
         "doctor modle runs/mine/M0",
     ),
     case(

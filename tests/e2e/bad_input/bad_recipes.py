@@ -20,7 +20,7 @@ CASES = [
     ),
     case(
         "neither a file nor a name",
-        "nothing: no such recipe file. Built in are: quickstart/exact, quickstart.",
+        "nothing: no such recipe file. Built in are: gpu, quickstart/exact, quickstart.",
         "run nothing",
     ),
     case("a folder in its place", "bad.toml is a folder, expected a file. Name a file in it.", RUN, folder("bad.toml")),
@@ -611,7 +611,8 @@ CASES = [
     ),
     case(
         "a source without a path",
-        "bad.toml:2: data.sources.0: a source needs a path, or a built-in kind: builtin_code, builtin_english.",
+        "bad.toml:2: data.sources.0: a source needs a path, or a built-in kind: builtin_code, builtin_english, "
+        "installed_code.",
         RUN,
         setting('[data]\nsources = [{name = "mine"}]\n'),
     ),
@@ -623,7 +624,7 @@ CASES = [
     ),
     case(
         "a source of an unknown kind",
-        "bad.toml:2: data.sources.0.kind: expected 'auto', 'builtin_code', 'builtin_english', 'folder', "
+        "bad.toml:2: data.sources.0.kind: expected 'auto', 'builtin_code', 'builtin_english', 'installed_code', 'folder', "
         "'text', 'jsonl' or 'parquet', got 'csv'.",
         RUN,
         setting('[data]\nsources = [{path = "corpus", kind = "csv"}]\n'),

@@ -194,7 +194,7 @@ CASES = [
         'runs/mine/pretrain holds a stage (done) made otherwise: config.path: "answers.jsonl" → '
         '(absent); config.tasks: 8500 → (absent); config.parent: "" → (absent); config.init: "parent" → '
         "(absent); config.epochs: 1.0 → (absent); config.batch_size: 32 → 4; config.micro_batch_size: 32 "
-        "→ 64; config.seq_len: 128 → 64; and 18 more. Start it again with --force, or give this run "
+        "→ 64; config.seq_len: 128 → 64; and 21 more. Start it again with --force, or give this run "
         "another name.",
         "run mine.toml",
         remove(f"{R}/pretrain/manifest.json"),

@@ -9,6 +9,7 @@ from trivium.data.config import SourceConfig
 from trivium.data.drops import Drops
 from trivium.data.sources.builtin import read_builtin_code, read_builtin_english
 from trivium.data.sources.files import read_folder, read_text_file
+from trivium.data.sources.installed import read_installed_code
 from trivium.data.sources.jsonl import read_jsonl
 from trivium.data.sources.parquet import read_parquet
 from trivium.records import Document
@@ -18,6 +19,7 @@ Reader = Callable[[SourceConfig, Drops], Iterator[Document]]
 SOURCES: dict[str, Reader] = {
     "builtin_code": read_builtin_code,
     "builtin_english": read_builtin_english,
+    "installed_code": read_installed_code,
     "folder": read_folder,
     "text": read_text_file,
     "jsonl": read_jsonl,
