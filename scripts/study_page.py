@@ -107,18 +107,18 @@ def weights(rows: list[Row], folder: Path) -> str:
     for panel, alpha in zip(panels, values[0], strict=True):
         for ink, beta in zip(INK, values[1], strict=False):
             line = [(gamma, chosen[alpha, beta, gamma]) for gamma in values[2] if (alpha, beta, gamma) in chosen]
-            panel.plot(
-                [gamma for gamma, _ in line],
-                [100 * row["gain"] for _, row in line],
-                "o-",
-                color=ink,
-                label=f"β = {beta:g}",
-            )
+            gain = 100 * np.array([row["gain"] for _, row in line])
+            spread = np.abs(100 * np.array([row["gain_ci"] for _, row in line]).T - gain)
+            places = [gamma * (1 + 0.08 * (values[1].index(beta) - 1)) for gamma, _ in line]
+            panel.errorbar(places, gain, yerr=spread, fmt="o-", color=ink, label=f"β = {beta:g}")
         panel.set_xscale("log")
+        panel.set_xticks(values[2], [f"{gamma:g}" for gamma in values[2]])
+        panel.set_xticks([], minor=True)
         panel.set_title(f"α = {alpha:g}")
         panel.set_xlabel("γ")
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("gain in pass@1, points")
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="lower left")
     save(folder / "weights.svg")
     return table(["α", "β", *(f"γ = {gamma:g}" for gamma in values[2])], lines)
 
