@@ -89,7 +89,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     tmp_path: Path, parents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run_stage(tmp_path / "straight", parents)
+    result = run_stage(tmp_path / "straight", parents, save_rollouts=True)
     rows = logged(tmp_path / "straight")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     first = rows[0]
@@ -107,10 +107,14 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     stopped = tmp_path / "stopped"
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match="rl stopped after step 2 of 4"):
         patched.setattr(rl, "MetricsLog", Stopping)
-        run_stage(stopped, parents)
+        run_stage(stopped, parents, save_rollouts=True)
     assert len(logged(stopped)) == 2 and not (stopped / "M2").exists()
-    assert run_stage(stopped, parents) == result
+    assert run_stage(stopped, parents, save_rollouts=True) == result
     assert logged(stopped) == rows
+    files = sorted(path.name for path in (stopped / "rl/samples").iterdir())
+    assert files == [f"rollouts-{step:06d}.jsonl" for step in (1, 2, 3, 4)]
+    for name in files:
+        assert (stopped / "rl/samples" / name).read_bytes() == (tmp_path / "straight/rl/samples" / name).read_bytes()
     weights = "M2/model.safetensors"
     assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
     assert not (stopped / "rl/checkpoints").exists()

@@ -38,6 +38,7 @@ from trivium.stages.gold import Gold
 from trivium.stages.judging import encode_prompt
 from trivium.stages.reward import collected, judged, tokenise
 from trivium.stages.rl_config import RLConfig
+from trivium.stages.rollouts import distinct_ngrams, write_rollout
 from trivium.stages.scoring import freeze_statistics, open_rewards, rollout_answers
 from trivium.stages.sft import SFTConfig, split_examples
 from trivium.stages.stage import Context, note, perform
@@ -328,6 +329,9 @@ class _Session:
         if config.algorithm == "reinforce" or (config.algorithm == "ppo" and config.ppo.whiten):
             check_whitening(rollout, values["sigma"])
         values |= learner.update(rollout, overall, values["sigma"], self.sft.batch, fault)
+        values["distinct_4"] = distinct_ngrams(rollout.responses)
+        if config.save_rollouts and is_main():
+            write_rollout(self.stage.samples, overall + 1, rollout, tasks)
         if "policy/skipped" not in values:
             self.loop.faults.good()
         if step == 0 and self.config.learner.importance == "none":

@@ -90,6 +90,8 @@ class RLConfig(LoopConfig):
     on_alarm: Literal["warn", "stop"] = "warn"
     """When the pass rate has fallen by two standard errors while the reward rose: warn, or end the round too. Looked at
     with each measurement."""
+    save_rollouts: bool = False
+    """Write every rollout with its log-probabilities, values, advantages and rewards to `samples/rollouts-*.jsonl`."""
     max_kl: float | None = Field(default=None, gt=0)
     """End the round when the KL to M1 per response, in nats, exceeds this; unset never does."""
     checkpoint_every: int = Field(default=8, ge=1)
