@@ -131,7 +131,7 @@ def trl_ppo(amounts: Amounts) -> Work:
 
 def trl_grpo(amounts: Amounts) -> Work:
     """`GRPOTrainer` with sampling by transformers and without a reference model."""
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore
 
     config = shape(amounts.size)
     args = GRPOConfig(
@@ -146,7 +146,7 @@ def trl_grpo(amounts: Amounts) -> Work:
     )
     texts = [" ".join(f"t{each}" for each in row) for row in amounts.ids(amounts.prompts, 0)]
 
-    def reward(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+    def reward(completion_ids: list[list[int]], **kwargs: Any) -> list[float | None]:
         return [even_share(ids) for ids in completion_ids]
 
     model, tokenizer = hugging_face(config, "qwen3"), words(config.vocab_size)
@@ -156,7 +156,7 @@ def trl_grpo(amounts: Amounts) -> Work:
 
 def trl_reward(amounts: Amounts) -> Work:
     """`RewardTrainer`."""
-    from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportMissingImports]
+    from trl import RewardConfig, RewardTrainer  # pyright: ignore
 
     config = shape(amounts.size)
     args = RewardConfig(
@@ -174,7 +174,7 @@ def trl_reward(amounts: Amounts) -> Work:
 
 def trl_sft(amounts: Amounts, packing: str, micro_rows: int) -> Work:
     """`SFTTrainer` with its packing, loss on responses alone; tokens are counted where batches are made."""
-    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore
 
     config = shape(amounts.size, max_seq_len=amounts.seq_len)
     args = SFTConfig(
