@@ -28,7 +28,7 @@ class Check:
 
 
 def check_machine(runs: Path = Path("runs")) -> Iterator[Check]:
-    """Versions, cores, memory, disk, precision and compiler."""
+    """Versions, cores, memory, disk, precision, compiler and sampling."""
     yield from _check_versions()
     yield from _check_processor()
     yield _check_memory()
@@ -36,6 +36,7 @@ def check_machine(runs: Path = Path("runs")) -> Iterator[Check]:
     yield from _check_accelerator()
     yield _check_precision()
     yield _check_compiler()
+    yield _check_decoding()
 
 
 def _check_versions() -> Iterator[Check]:
@@ -120,6 +121,16 @@ def _check_compiler() -> Check:
         return Check("compiler", f"{found}, so torch.compile can be used")
     remedy = "Install one (Debian: g++, macOS: xcode-select --install) for faster training."
     return Check("compiler", "no C++ compiler, so torch.compile is not used", "warning", remedy)
+
+
+def _check_decoding() -> Check:
+    from trivium.generation.step import decoding
+
+    how, _, reason = decoding().partition(": ")
+    if not reason:
+        return Check("sampling", f"{how} for this processor")
+    remedy = "" if reason.endswith("is set") else "With a working C++ compiler it is 1.4 to 13 times as fast."
+    return Check("sampling", f"by {how}, since {reason}", "warning", remedy)
 
 
 def check_sandbox() -> Iterator[Check]:
