@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from trivium.base import compiled
+from trivium.base.compiled import PLAIN
 from trivium.generation import Sample, generate, step
 from trivium.generation.passes import CompiledPasses
-from trivium.generation.step import PLAIN, Step, decoding, library
+from trivium.generation.step import Step, decoding, library
 from trivium.model import Decoder
 from trivium.model.cache import KVCache
 from trivium.model.lora import LoRAConfig, add_lora
@@ -152,9 +154,9 @@ def test_numbers_that_are_none_stay_so(make_decoder: Make) -> None:
 
 @pytest.fixture
 def fresh_choice() -> Iterator[None]:
-    library.cache_clear()
+    compiled.library.cache_clear()
     yield
-    library.cache_clear()
+    compiled.library.cache_clear()
 
 
 def test_without_a_working_compiler_pytorch_decodes(
@@ -173,7 +175,7 @@ def test_without_a_working_compiler_pytorch_decodes(
     ):
         with monkeypatch.context() as changed:
             changed.setenv(name, value)
-            library.cache_clear()
+            compiled.library.cache_clear()
             assert decoding(model) == f"PyTorch: {reason}"
             samples = generate(model, [[7, 8], [9]], seeds=[0, 1], max_new_tokens=8, stop_ids=[])
         assert [each.ids for each in samples] == [each.ids for each in usual]
@@ -187,7 +189,7 @@ def test_it_is_compiled_once_a_machine(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for said in (1, 0):
-        library.cache_clear()
+        compiled.library.cache_clear()
         assert library() is not None
         assert capsys.readouterr().err.count("compiling") == said
     assert [path.suffix for path in (tmp_path / "trivium").iterdir()] == [".so"]

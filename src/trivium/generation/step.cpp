@@ -2,195 +2,12 @@
 // a key/value cache, without a gradient. Compiled for the machine at first use; see step.py.
 //
 // A token's figures are sums in a fixed order over its own sequence, so they are the same bits whatever else is in the
-// pass and however many threads there are. Matrices are read in panels: PANEL columns of the result side by side, along
-// the depth. Products are of elements (fp32 or bf16) and summed in fp32, as are the residual stream, norms and softmax.
+// pass and however many threads there are. Products are of elements (fp32 or bf16) and summed in fp32, as are the
+// residual stream, norms and softmax.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "../base/compiled.h"
 
-namespace {
-
-#ifdef __AVX512F__
-constexpr int LANES = 16, TILE_ROWS = 12;  // 24 sums, two columns and a row's element fill 32 registers
-#else
-constexpr int LANES = 8, TILE_ROWS = 6;
-#endif
-constexpr int PANEL = 2 * LANES;
-constexpr int CHUNK = 96;  // rows whose elements stay in a core's cache while a panel passes
-
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
-
-struct BFloat16 {
-    uint16_t bits;
-};
-
-template <class Vector>
-Vector load(const void* from) {
-    Vector vector;
-    std::memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
-template <class Vector>
-void store(void* to, Vector vector) {
-    std::memcpy(to, &vector, sizeof vector);
-}
-
-Floats all(float value) { return Floats{} + value; }
-
-Floats as_floats(Words words) { return (Floats)words; }
-
-Floats load_floats(const float* from) { return load<Floats>(from); }
-
-Floats load_floats(const BFloat16* from) { return as_floats(__builtin_convertvector(load<Halves>(from), Words) << 16); }
-
-Words rounded(Words bits) { return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; }  // to the nearest, ties to even
-
-void store_elements(float* to, Floats values) { store(to, values); }
-
-void store_elements(BFloat16* to, Floats values) {
-    store(to, __builtin_convertvector(rounded((Words)values), Halves));
-}
-
-void store_element(float* to, float value) { *to = value; }
-
-void store_element(BFloat16* to, float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    to->bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-float element(float value) { return value; }
-
-float element(BFloat16 value) {
-    uint32_t bits = uint32_t(value.bits) << 16;
-    float result;
-    std::memcpy(&result, &bits, 4);
-    return result;
-}
-
-float total(Floats values) {
-    float lanes[LANES];
-    std::memcpy(lanes, &values, sizeof values);
-#pragma GCC unroll 4
-    for (int width = LANES / 2; width; width /= 2)
-        for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
-    return lanes[0];
-}
-
-// A word is one fp32 element or a pair of bf16 ones. sums += left * right, a pair's two products one after the other.
-template <class T>
-struct Word;
-
-template <>
-struct Word<float> {
-    static constexpr int ELEMENTS = 1;
-    static Floats add(Floats sums, Words left, Words right) { return sums + as_floats(left) * as_floats(right); }
-};
-
-template <>
-struct Word<BFloat16> {
-    static constexpr int ELEMENTS = 2;
-    static Floats add(Floats sums, Words left, Words right) {
-#ifdef __AVX512BF16__
-        return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)left, (__m512bh)right);
-#else
-        sums += as_floats(left << 16) * as_floats(right << 16);
-        return sums + as_floats(left & 0xffff0000) * as_floats(right & 0xffff0000);
-#endif
-    }
-};
-
-Floats exponential(Floats x) {  // Cody and Waite's reduction, then a polynomial; 2 units in the last place
-    const Floats low = x < -87.0f ? all(-87.0f) : x, in_range = low > 88.0f ? all(88.0f) : low;
-    const Floats shifted = in_range * 1.44269504f + 12582912.0f, whole = shifted - 12582912.0f;
-    const Floats rest = in_range - whole * 0.693359375f + whole * 2.12194440e-4f;
-    Floats sum = rest * 1.9875691e-4f + 1.3981999e-3f;
-    sum = sum * rest + 8.3334519e-3f;
-    sum = sum * rest + 4.1665796e-2f;
-    sum = sum * rest + 1.6666666e-1f;
-    sum = sum * rest + 5.0000001e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    const Floats raised = as_floats((Words)sum + ((Words)shifted << 23));
-    return x < -87.0f ? all(0.0f) : raised;
-}
-
-float sum_of_squares(const float* from, long width) {
-    Floats squares = {};
-    long at = 0;
-    for (; at + LANES <= width; at += LANES) squares += load_floats(from + at) * load_floats(from + at);
-    float sum = total(squares);
-    for (; at < width; at++) sum += from[at] * from[at];
-    return sum;
-}
-
-float largest(const float* from, long count) {
-    Floats most = all(-INFINITY);
-    long at = 0;
-    for (; at + LANES <= count; at += LANES) {
-        const Floats x = load_floats(from + at);
-        most = x > most ? x : most;
-    }
-    float found = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++) found = std::max(found, most[lane]);
-    for (; at < count; at++) found = std::max(found, from[at]);
-    return found;
-}
-
-// x -> exp(x - highest), zeros up to the end of the last vector, for which there must be room. Returns the sum.
-float exponentials(float* x, long count, float highest) {
-    Floats sums = {};
-    long at = 0;
-    for (; at + LANES <= count; at += LANES) {
-        const Floats raised = exponential(load_floats(x + at) - highest);
-        store(x + at, raised);
-        sums += raised;
-    }
-    if (at < count) {
-        Floats raised = exponential(load_floats(x + at) - highest);
-        for (int lane = count - at; lane < LANES; lane++) raised[lane] = 0;
-        store(x + at, raised);
-        sums += raised;
-    }
-    return total(sums);
-}
-
-template <int ROWS, class T, class Store>
-void tile(const T* rows, long stride, const uint32_t* panel, long words, const Store& result) {
-    Floats sums[ROWS][2] = {};
-    for (long word = 0; word < words; word++, panel += PANEL) {
-        const Words left = load<Words>(panel), right = load<Words>(panel + LANES);
-#pragma GCC unroll 12
-        for (int row = 0; row < ROWS; row++) {
-            uint32_t pair;
-            std::memcpy(&pair, rows + row * stride + word * Word<T>::ELEMENTS, 4);
-            const Words value = Words{} + pair;
-            sums[row][0] = Word<T>::add(sums[row][0], left, value);
-            sums[row][1] = Word<T>::add(sums[row][1], right, value);
-        }
-    }
-    for (int row = 0; row < ROWS; row++) result(row, sums[row][0], sums[row][1]);
-}
-
-template <int ROWS, class T, class Store>
-void tiles(long rows, const T* first, long stride, const uint32_t* panel, long words, const Store& result) {
-    if constexpr (ROWS > 0) {
-        if (rows == ROWS)
-            tile<ROWS>(first, stride, panel, words, result);
-        else
-            tiles<ROWS - 1>(rows, first, stride, panel, words, result);
-    }
-}
-
-}  // namespace
+constexpr long CHUNK = 96;  // rows whose elements stay in a core's cache while a panel passes
 
 struct Matrix {
     const uint32_t* panels;
@@ -275,18 +92,15 @@ class Pass {
     // The methods below are run by all threads together; each ends when all are done.
 
     template <class Store>
-    void multiply(const T* rows, long count, long stride, const Matrix& matrix, const Store& result) {
+    void product_of(const T* rows, long count, long stride, const Matrix& matrix, const Store& result) {
         const long panels = (matrix.columns + PANEL - 1) / PANEL, chunks = (count + CHUNK - 1) / CHUNK;
 #pragma omp for collapse(2) schedule(static)
         for (long chunk = 0; chunk < chunks; chunk++)
             for (long panel = 0; panel < panels; panel++) {
-                const uint32_t* columns = matrix.panels + panel * matrix.words * PANEL;
-                const long end = std::min(count, (chunk + 1) * CHUNK);
-                for (long row = chunk * CHUNK; row < end; row += TILE_ROWS)
-                    tiles<TILE_ROWS>(std::min<long>(TILE_ROWS, end - row), rows + row * stride, stride, columns,
-                                     matrix.words, [&](int offset, Floats left, Floats right) {
-                                         result(row + offset, panel * PANEL, left, right);
-                                     });
+                const long begin = chunk * CHUNK;
+                multiply(std::min(CHUNK, count - begin), Left<T>{rows + begin * stride, stride},
+                         matrix.panels + panel * matrix.words * PANEL, matrix.words,
+                         [&](long row, Floats left, Floats right) { result(begin + row, panel * PANEL, left, right); });
             }
     }
 
@@ -315,7 +129,7 @@ class Pass {
 
     void project(const Layer& layer) {
         const Matrix& matrix = layer.queries_keys_values;
-        multiply(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
             float* to = &projected[row * projected_width];
             columns(first, matrix.columns, left, right,
                     [&](long column, float sum) { to[column] = layer.bias ? sum + layer.bias[column] : sum; });
@@ -323,7 +137,7 @@ class Pass {
     }
 
     void add_product(const T* rows, long stride, const Matrix& matrix) {
-        multiply(rows, tokens.count, stride, matrix, [&](long row, long first, Floats left, Floats right) {
+        product_of(rows, tokens.count, stride, matrix, [&](long row, long first, Floats left, Floats right) {
             float* to = &stream[row * model.d_model];
             if (first + PANEL <= matrix.columns) {
                 store(to + first, load_floats(to + first) + left);
@@ -334,7 +148,7 @@ class Pass {
     }
 
     void gate(const Matrix& matrix) {
-        multiply(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
             store_elements(&hidden[row * hidden_width + first / 2], left / (1.0f + exponential(-left)) * right);
         });
     }
@@ -435,7 +249,7 @@ class Pass {
 
     void write_logits(float* logits) {
         const Matrix& head = model.head;
-        multiply(normed.data(), tokens.n_wanted, normed_width, head, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), tokens.n_wanted, normed_width, head, [&](long row, long first, Floats left, Floats right) {
             float* to = logits + row * head.columns;
             if (first + PANEL <= head.columns) {
                 store(to + first, left);

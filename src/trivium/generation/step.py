@@ -4,14 +4,7 @@ It computes what `Decoder.hidden` and `Decoder.logits` do with a cache; the test
 adds is speed, and that a token's figures do not depend on what else is decoded, in bf16 as little as in fp32.
 """
 
-import contextlib
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trivium.base.log import say
-from trivium.base.machine import cxx_compiler
+from trivium.base import compiled
 from trivium.model.attention import Attention
 from trivium.model.cache import KVCache
 from trivium.model.layers import Linear, RMSNorm
 from trivium.model.transformer import Decoder, FeedForward
 
 SOURCE = Path(__file__).with_name("step.cpp")
-PLAIN = "TRIVIUM_PLAIN_DECODING"
-"""Set in the environment: decode with PyTorch's operations alone."""
-FLAGS = ("-O3", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi")
 
 Rows = NDArray[np.int64]
 """Token ids, row numbers or positions."""
@@ -80,46 +69,12 @@ def decoding(model: Decoder | None = None) -> str:
     """
     if model and (model.device.type != "cpu" or model.compute_dtype not in (torch.float32, torch.bfloat16)):
         return "PyTorch: the model is not on a CPU in fp32 or bf16"
-    return "compiled" if library() else _why_not()
+    return "compiled" if library() else f"PyTorch: {compiled.why_not()}"
 
 
-def _why_not() -> str:
-    if os.environ.get(PLAIN):
-        return f"PyTorch: {PLAIN} is set"
-    return "PyTorch: the C++ compiler fails" if cxx_compiler() else "PyTorch: there is no C++ compiler"
-
-
-@functools.cache
 def library() -> Any:
-    """The compiled code, or None where there is no compiler or it fails, or the environment forbids it."""
-    compiler = cxx_compiler()
-    if compiler is None or os.environ.get(PLAIN):
-        return None
-    for flags in (FLAGS, [flag for flag in FLAGS if flag != "-fopenmp"]):  # Apple's compiler has no OpenMP
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return ctypes.CDLL(str(_build(compiler, flags)))
-    return None
-
-
-def _build(compiler: str, flags: Sequence[str]) -> Path:
-    """Compile, once a machine, source and compiler. Processes that do so at the same time do not meet."""
-
-    def ask(*arguments: str) -> bytes:
-        return subprocess.run([compiler, *arguments], capture_output=True, check=True, timeout=60).stdout
-
-    target = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    macros = ask(target, "-dM", "-E", "-x", "c++", os.devnull)  # they name what the processor can do
-    identity = [SOURCE.read_bytes(), ask("--version"), macros, " ".join(flags).encode()]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trivium"
-    place = folder / f"step-{hashlib.sha256(bytes(1).join(identity)).hexdigest()[:24]}.so"
-    if not place.exists():
-        say("compiling the sampling code for this machine, once: some seconds")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            made = Path(fresh) / place.name
-            ask(target, *flags, str(SOURCE), "-o", str(made))
-            made.replace(place)
-    return place
+    """`step.cpp`, or None where it cannot be had."""
+    return compiled.library(SOURCE)
 
 
 def draw_tokens(
