@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#pragma GCC diagnostic ignored "-Wunused-function"  // nobody needs all of these
+
 namespace {
 
 #ifdef __AVX512F__
@@ -24,6 +26,7 @@ constexpr int LANES = 8, TILE_ROWS = 6;
 constexpr int PANEL = 2 * LANES;
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 
@@ -43,7 +46,13 @@ void store(void* to, Vector vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
-Floats all(float value) { return Floats{} + value; }
+Floats all_of(float value) { return Floats{} + value; }
+
+Ints lane_numbers() {
+    Ints numbers;
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+    return numbers;
+}
 
 Floats as_floats(Words words) { return (Floats)words; }
 
@@ -109,7 +118,7 @@ struct Word<BFloat16> {
 };
 
 Floats exponential(Floats x) {  // Cody and Waite's reduction, then a polynomial; 2 units in the last place
-    const Floats low = x < -87.0f ? all(-87.0f) : x, in_range = low > 88.0f ? all(88.0f) : low;
+    const Floats low = x < -87.0f ? all_of(-87.0f) : x, in_range = low > 88.0f ? all_of(88.0f) : low;
     const Floats shifted = in_range * 1.44269504f + 12582912.0f, whole = shifted - 12582912.0f;
     const Floats rest = in_range - whole * 0.693359375f + whole * 2.12194440e-4f;
     Floats sum = rest * 1.9875691e-4f + 1.3981999e-3f;
@@ -119,20 +128,21 @@ Floats exponential(Floats x) {  // Cody and Waite's reduction, then a polynomial
     sum = sum * rest + 5.0000001e-1f;
     sum = sum * rest * rest + rest + 1.0f;
     const Floats raised = as_floats((Words)sum + ((Words)shifted << 23));
-    return x < -87.0f ? all(0.0f) : raised;
+    return x < -87.0f ? all_of(0.0f) : raised;
 }
 
-float sum_of_squares(const float* from, long width) {
-    Floats squares = {};
+template <class T>
+float sum_of_products(const T* one, const T* other, long width) {
+    Floats sums = {};
     long at = 0;
-    for (; at + LANES <= width; at += LANES) squares += load_floats(from + at) * load_floats(from + at);
-    float sum = total(squares);
-    for (; at < width; at++) sum += from[at] * from[at];
+    for (; at + LANES <= width; at += LANES) sums += load_floats(one + at) * load_floats(other + at);
+    float sum = total(sums);
+    for (; at < width; at++) sum += element(one[at]) * element(other[at]);
     return sum;
 }
 
 float largest(const float* from, long count) {
-    Floats most = all(-INFINITY);
+    Floats most = all_of(-INFINITY);
     long at = 0;
     for (; at + LANES <= count; at += LANES) {
         const Floats x = load_floats(from + at);
@@ -185,6 +195,7 @@ void tile(Left<T> left, const uint32_t* panel, long words, const Store& result) 
             sums[row][1] = Word<T>::add(sums[row][1], second, value);
         }
     }
+#pragma GCC unroll 12  // or the sums would be kept in memory
     for (int row = 0; row < ROWS; row++) result(row, sums[row][0], sums[row][1]);
 }
 

@@ -105,7 +105,7 @@ class Pass {
     }
 
     static void norm(const float* from, const float* weight, long width, float eps, T* to) {
-        const float scale = 1.0f / std::sqrt(sum_of_squares(from, width) / width + eps);
+        const float scale = 1.0f / std::sqrt(sum_of_products(from, from, width) / width + eps);
         long at = 0;
         for (; at + LANES <= width; at += LANES)
             store_elements(to + at, load_floats(from + at) * scale * load_floats(weight + at));
@@ -162,7 +162,7 @@ class Pass {
     void turn(const float* from, const float* weight, long position, float scale, T* to) const {
         const long half = model.head_dim / 2;
         float factor = scale;
-        if (weight) factor /= std::sqrt(sum_of_squares(from, model.head_dim) / model.head_dim + model.eps);
+        if (weight) factor /= std::sqrt(sum_of_products(from, from, model.head_dim) / model.head_dim + model.eps);
         const float *cos = model.cos + position * half, *sin = model.sin + position * half;
         for (long at = 0; at < half; at++) {
             const float first = from[at] * factor * (weight ? weight[at] : 1.0f);
