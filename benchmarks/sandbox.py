@@ -3,6 +3,7 @@
     python benchmarks/sandbox.py                     the whole table: some minutes
     python benchmarks/sandbox.py --quick             the same, coarser
     python benchmarks/sandbox.py --tasks FILE ...    reference solutions of HumanEval or MBPP files: do all pass?
+    python benchmarks/sandbox.py --run runs/NAME     the programs that a finished run's collection executed
     python benchmarks/sandbox.py --soak 20000        many programs of all kinds: does anything grow?
 
 The sandbox and its rivals take turns (A B C A B C ...); a ratio is the median of the turns' ratios, so that what else
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rivals import RIVALS, Check, run_all
@@ -47,13 +49,17 @@ def ladder() -> list[Job]:
 # ---------------------------------------------------------------- speed
 
 
+def passes(name: str, jobs: Sequence[Job], workers: int, sandbox: Sandbox) -> list[bool]:
+    """Which of the programs pass, as the contestant finds."""
+    if name == OURS:
+        return [result.passed for result in sandbox.run_many(jobs)]
+    checks = [Check("\n".join([job.program, job.prelude, *map(str, job.tests)])) for job in jobs]
+    return run_all(RIVALS[name], checks, workers)
+
+
 def ran(name: str, jobs: Sequence[Job], workers: int, sandbox: Sandbox) -> float:
     """Run programs, all of which must pass; their number."""
-    if name == OURS:
-        passed = [result.passed for result in sandbox.run_many(jobs)]
-    else:
-        checks = [Check("\n".join([job.program, job.prelude, *map(str, job.tests)])) for job in jobs]
-        passed = run_all(RIVALS[name], checks, workers)
+    passed = passes(name, jobs, workers, sandbox)
     assert all(passed), f"{name}: {passed.count(False)} of {len(passed)} did not pass"
     return len(jobs)
 
@@ -181,6 +187,59 @@ def show(figures: dict[str, Any]) -> None:
         print(f"\n{name:<24}" + "   ".join(f"{key} {value:.2f}" for key, value in found.items()))
 
 
+# ---------------------------------------------------------------- a run's own programs
+
+
+def collected(run: Path) -> list[Job]:
+    """The distinct programs, with their tests, that the first collection of a finished run executed."""
+    from trivium.base.recipe import load_config
+    from trivium.preferences.store import PreferenceStore
+    from trivium.stages.pipeline import Recipe
+    from trivium.stages.tasks import collected_tasks
+    from trivium.tasks.check import CHECK_LIMITS
+    from trivium.tasks.extract import extract_completion
+    from trivium.tasks.extract import program as with_prompt
+
+    recipe = load_config(Recipe, run / "recipe.toml")
+    settings = recipe.collect
+    tasks = {task.id: task for task in collected_tasks(settings.tasks, settings.later_tasks, recipe.seed, 0)}
+    jobs: dict[tuple[str, str], Job] = {}
+    with PreferenceStore(run / "preferences.db", create=False) as store:
+        names = {prompt.id: prompt.task for prompt in store.prompts()}
+        for found in store.completions(round=0):
+            task = tasks[names[found.prompt_id]]
+            source = with_prompt(task, extract_completion(task.prompt, found.sample.text))
+            jobs[task.id, source] = Job(source, task.tests, task.setup, None, CHECK_LIMITS)
+    return list(jobs.values())
+
+
+def compare_on_run(run: Path, sample: int, repeats: int, workers: int) -> int:
+    """Print how fast each contestant runs a sample of the run's programs, and what all of them cost it."""
+    jobs = collected(run)
+    chosen = Random(0).sample(jobs, min(sample, len(jobs)))
+    verdicts: dict[str, list[bool]] = {}
+
+    def contestant(name: str, sandbox: Sandbox) -> Work:
+        def work() -> float:
+            verdicts[name] = passes(name, chosen, workers, sandbox)
+            return len(chosen)
+
+        return work
+
+    with Sandbox(workers=workers) as sandbox:
+        rates = take_turns({name: contestant(name, sandbox) for name in (OURS, *RIVALS)}, repeats)
+    print(f"{len(jobs)} distinct programs, {len(chosen)} of them in each turn, {workers} workers")
+    for name, found in rates.items():
+        rate, compared = statistics.median(found), ratios(rates, OURS, name)
+        print(
+            f"{name:<16} {rate:6.1f} programs/s  all {len(jobs) / rate:5.0f} s  "
+            f"sandbox against it {statistics.median(compared):.2f} ({min(compared):.2f} to {max(compared):.2f})  "
+            f"{sum(verdicts[name])} passed, "
+            f"{sum(a != b for a, b in zip(verdicts[name], verdicts[OURS], strict=True))} verdicts differ"
+        )
+    return 0
+
+
 # ---------------------------------------------------------------- reference solutions
 
 
@@ -286,12 +345,16 @@ def main() -> int:
     parser.add_argument("--parent-mib", type=int, default=2048, help="size of the large parent, 0 for none")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--tasks", nargs="+", metavar="FILE", help="check these files' reference solutions instead")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="compare on this run's own programs instead")
+    parser.add_argument("--sample", type=int, default=500, help="how many of the run's programs each turn takes")
     parser.add_argument("--soak", type=int, metavar="PROGRAMS", help="run so many programs and watch what grows")
     options = parser.parse_args()
     if options.tasks:
         return check_references(options.tasks)
     if options.soak:
         return soak(options.soak)
+    if options.run:
+        return compare_on_run(options.run, options.sample, options.repeats, max(options.workers))
     figures = measure(options)
     if options.json:
         print(json.dumps(figures, indent=2))

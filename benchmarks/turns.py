@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 OURS = "trivium"
 Work = Callable[[], float | tuple[float, float]]
 """Does some work and returns its amount, e.g. tokens; with the seconds that count, where not the whole turn does."""
@@ -69,6 +67,8 @@ def results(
     target: float | None = None,
 ) -> list[Result]:
     """One result for each baseline; the target is meant for the fastest, so it binds all."""
+    import torch  # here, so that benchmarks of what needs no torch run without it
+
     found = []
     for baseline in (each for each in rates if each != OURS):
         each = ratios(rates, OURS, baseline)
@@ -102,6 +102,8 @@ def versions() -> dict[str, Any]:
 
 def ceiling(repeats: int = 5) -> dict[str, float]:
     """What the machine can do: GFLOP/s of a square product in both types, and GB/s of copying memory."""
+    import torch
+
     size = 1024
     figures = {}
     for dtype in (torch.float32, torch.bfloat16):

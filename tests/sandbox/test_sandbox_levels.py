@@ -48,7 +48,6 @@ def start(interpreter: str = sys.executable, **order: object) -> dict:
         env={"PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
