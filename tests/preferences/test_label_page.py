@@ -76,6 +76,32 @@ def test_tests_are_shown_when_the_settings_say_so_and_that_is_recorded(site: Sit
     assert sorted(seen) == [False, True, True]
 
 
+@pytest.mark.parametrize(("execution", "shown"), [("never", False), ("on_demand", True), ("after", True)])
+def test_an_edit_that_knows_the_outcome_says_so(site: Site, execution: str, shown: bool) -> None:
+    site.configure(execution=execution)
+    ada = site.person("ada")
+    ada.post("/label", data=fields(ada.get("/label").text) | {"choice": "A"})
+    (path,) = re.findall(r'href="(/label/history/[^"]+)"', ada.get("/label/history").text)
+    page = ada.get(path).text
+    assert ("tests pass" in page) == shown
+    ada.post(path, data=fields(page) | {"choice": "B"})
+    said = [each.judgement.details["execution_seen"] for each in site.store.judgements(history=True)]
+    assert sorted(said) == [False, shown]
+
+
+@pytest.mark.parametrize(("execution", "seen"), [("never", False), ("on_demand", False), ("after", True)])
+def test_a_vote_after_undo_says_that_the_first_one_told_the_outcome(site: Site, execution: str, seen: bool) -> None:
+    site.configure(execution=execution)
+    ada = site.person("ada")
+    form = fields(ada.get("/label").text)
+    assert ("tests pass" in ada.post("/label", data=form | {"choice": "A"}).text) == seen
+    page = ada.post("/label/undo", data={"csrf": form["csrf"]}).text
+    assert fields(page)["assignment"] == form["assignment"]
+    ada.post("/label", data=fields(page) | {"choice": "B"})
+    (said,) = site.store.judgements()
+    assert said.judgement.details["execution_seen"] == seen
+
+
 def test_answers_are_run_in_the_sandbox_when_asked_for(tmp_path: Path, with_answers: Any) -> None:
     tasks = [
         Task(id=f"t{at}", prompt=f"def f{at:04}(x):\n", entry_point=f"f{at:04}", tests=(f"assert f{at:04}(3) == 3",))

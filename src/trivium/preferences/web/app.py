@@ -57,7 +57,7 @@ def create_app(
     location: str, address: Address, trials: Trials | None = None, playground: Playground | None = None
 ) -> FastAPI:
     """The page of one store at one address."""
-    from trivium.preferences.web import labelling, play, team
+    from trivium.preferences.web import labelling, play, played, team
 
     site = Site(address, Pool(location), trials=trials, playground=playground)
     site.templates.globals["has_models"] = playground is not None
@@ -75,7 +75,7 @@ def create_app(
     app.state.site = site
     app.add_middleware(Guard, address=address)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"))
-    for router in (entrance, labelling.router, play.router, team.router):
+    for router in (entrance, labelling.router, played.router, play.router, team.router):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(TriviumError, _told)
