@@ -391,7 +391,9 @@ def test_a_vote_is_changed_from_the_history_by_a_new_record(play: Site) -> None:
     assert said.judgement.details["play"] == first.details["play"]
     actions = play.store.db.rows("SELECT action FROM audit WHERE subject = ? ORDER BY number", (path.split("/")[-1],))
     assert [row["action"] for row in actions] == ["play", "edit"]
+    assert "Strength of models" in play.person("rae", "reviewer").get("/stats").text
     eve = play.person("eve")
+    assert "Strength of models" not in eve.get("/stats").text
     data["csrf"] = csrf(eve.get("/label").text)
     refused = [eve.get(path), eve.get(f"{path}/text/0"), eve.post(path, data=data)]
     assert [each.status_code for each in refused] == [404] * 3
