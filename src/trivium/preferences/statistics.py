@@ -143,8 +143,8 @@ def model_strengths(store: PreferenceStore, sources: Sequence[str]) -> dict[str,
                 if one and two and one != two and first is not None and second is not None:
                     (ties if first == second else wins)[(two, one) if second < first else (one, two)] += 1
     names = {each: f"{known.get(each, '')} {each[:12]}".strip() for each in {*chain(*wins, *ties)}}
-    named = ({(names[one], names[two]): number for (one, two), number in each.items()} for each in (wins, ties))
-    return davidson_strengths(*named)
+    won, tied = ({(names[one], names[two]): n for (one, two), n in each.items()} for each in (wins, ties))
+    return davidson_strengths(won, tied)
 
 
 def agreement_stats(store: PreferenceStore, seed: int = 0) -> dict[str, Any]:
