@@ -18,7 +18,7 @@ from trivium.preferences.agreement import (
     raw_agreement,
 )
 from trivium.preferences.judgement import Judgement, Sample
-from trivium.preferences.statistics import agreement_stats, criteria_coefficients
+from trivium.preferences.statistics import agreement_stats, criteria_coefficients, model_strengths, preference_stats
 from trivium.preferences.store import PreferenceStore
 
 # Krippendorff (2011): four coders, twelve units, 0 for a missing label.
@@ -169,3 +169,29 @@ def test_criteria_of_swapped_sides_point_the_same_way() -> None:
                 )  # fmt: skip
         found = criteria_coefficients(store, "human")["correct"]
     assert (found.value, found.n, found.few) == (1.0, 25, False)
+
+
+def test_strengths_of_models_count_every_pair_whose_models_differ() -> None:
+    samples = [Sample(text=text, model=model) for text, model in (("a", "f" * 32), ("b", "e" * 32), ("c", "f" * 32))]
+    played = [
+        sample.model_copy(update={"model": f"play:{sample.model}", "text": sample.text * 2}) for sample in samples
+    ]
+    with PreferenceStore(":memory:") as store:
+        for at, ranking in enumerate((((0,), (1, 2)), ((2,), (0,), (1,)), ((0, 1, 2),))):
+            store.add_judgement(
+                Judgement(prompt=f"p{at}", completions=tuple(samples), ranking=ranking, source="human", annotator="ada")
+            )
+        names = {"play": {"models": ["M1", "M2"]}}
+        store.add_judgement(
+            Judgement(prompt="q", completions=tuple(played[:2]), ranking=((1,), (0,)), source="play", details=names)
+        )
+        store.add_judgement(
+            Judgement(prompt="q", completions=tuple(samples[:2]), ranking=((1,), (0,)), source="human-check")
+        )
+        found = model_strengths(store, ("human", "play"))
+        one, two = "M1 ffffffffffff", "M2 eeeeeeeeeeee"
+        expected = davidson_strengths({(one, two): 3, (two, one): 1}, {(one, two): 3})
+        assert found.keys() == expected.keys() and found[one].n == found[two].n == 7
+        assert found[one].value == pytest.approx(expected[one].value, rel=1e-5) and found[one].value > 0.5
+        assert preference_stats(store)["strengths"].keys() == {one, two}
+        assert model_strengths(store, ("nobody",)) == {}

@@ -174,6 +174,32 @@ def test_exports_have_pseudonyms_and_can_be_read_back(site: Site, tmp_path: Path
     assert log.count("\n") == 4 and "'=1+1" in log and ",p1,human," in log
 
 
+def test_exports_are_narrowed_as_asked(site: Site) -> None:
+    site.configure(overlap_share=1.0)
+    ada, bob, rae = site.person("ada", "owner"), site.person("bob"), site.person("rae", "reviewer")
+    for choices in (("A", "A"), ("A", "B"), ("tie", "B")):
+        for client, choice in zip((ada, bob), choices, strict=True):
+            client.post("/label", data=fields(client.get("/label").text) | {"choice": choice})
+        if choices == ("A", "A"):
+            ada.post("/admin/guidelines", data={"csrf": csrf(ada.get("/admin").text), "text": "Be kind."})
+    page, theirs = ada.get("/export").text, rae.get("/export").text
+    assert "p1 (ada)" in page and ">version 1<" in page and ">p1<" in theirs and "ada" not in theirs
+
+    def lines(query: str, client: Any = rae) -> int:
+        return len(client.get(f"/export/file?{query}").text.splitlines())
+
+    assert [lines(query) for query in ("", "annotator=p1", "guideline=1", "annotator=p2&guideline=0")] == [6, 3, 4, 1]
+    assert [lines(f"min_agreement={share}") for share in ("0.4", "0.6")] == [6, site_agreed(site)]
+    for query in ("annotator=bob", "guideline=7", "min_agreement=2", "min_agreement=x", "source=x", "ties=x"):
+        assert rae.get(f"/export/file?{query}").status_code == 400, query
+
+
+def site_agreed(site: Site) -> int:
+    """Judgements with which the other person's of the same comparison agrees."""
+    said = [(each.judgement.id, each.judgement.ranking) for each in site.store.judgements()]
+    return sum(said.count(each) == 2 for each in said)
+
+
 def test_statistics_show_every_share_with_its_n(site: Site) -> None:
     ada = site.person("ada", "owner")
     for _ in range(4):

@@ -14,7 +14,7 @@ import pytest
 from trivium.preferences import people
 from trivium.preferences.audit import write_settings
 from trivium.preferences.comparisons import fill
-from trivium.preferences.judgement import Sample
+from trivium.preferences.judgement import Judgement, Sample
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings
 
@@ -168,9 +168,25 @@ def test_twenty_pairs_by_keys_alone(browser: Any, served: Served) -> None:
     assert all(0 <= each < 60 for each in seconds) and max(seconds) > 0
 
 
+BUTTONS = {"b": "2", "tie": "3", "both_bad": "4", "a2": "Shift+1", "b2": "Shift+2", "undo": "u", "diff": "d"}
+SHORTCUTS = {f"[data-key={name}]": key for name, key in BUTTONS.items()} | {
+    "[data-key=execution]": "e",
+    "[data-note]": "n",
+    "#criteria": "c",
+    "[data-skip] summary": "s",
+    "[data-help]": "?",
+    "[data-side=A]": "[",
+    "[data-side=B]": "]",
+    "nav a[href='/label/guidelines']": "g",
+}
+"""What each key leads to."""
+
+
 def test_keys_can_be_changed_and_turned_off(browser: Any, served: Served) -> None:
     page = opened(browser, served)
     assert page.get_attribute("[data-key=a]", "aria-keyshortcuts") == "1"
+    told = {place: page.get_attribute(place, "aria-keyshortcuts") for place in SHORTCUTS}
+    assert told == SHORTCUTS
     page.keyboard.press("?")
     page.focus("dialog .keys label:nth-child(1) input")
     page.keyboard.press("q")
@@ -183,6 +199,7 @@ def test_keys_can_be_changed_and_turned_off(browser: Any, served: Served) -> Non
     page.uncheck("dialog input[type=checkbox]")
     page.keyboard.press("Escape")
     assert page.get_attribute("[data-key=a]", "aria-keyshortcuts") is None
+    assert [page.get_attribute(place, "aria-keyshortcuts") for place in SHORTCUTS] == [None] * len(SHORTCUTS)
     page.keyboard.press("q")
     page.keyboard.press("2")
     page.click("[data-key=b]")
@@ -257,6 +274,17 @@ def test_scripts_in_answers_do_not_run(browser: Any, tmp_path: Path) -> None:
     served.store.close()
 
 
+PLAYED = Judgement(
+    prompt="say:",
+    completions=(Sample(text="x = 1", model="play:a"), Sample(text="y = 2", model="play:b")),
+    ranking=((1,), (0,)),
+    id="play-x",
+    annotator="ada",
+    source="play",
+    details={"choice": "A", "order": [1, 0], "execution_seen": False, "play": {"mode": "chat", "models": ["M1", "M2"]}},
+)
+
+
 def test_a_page_is_small_and_fits_a_phone(browser: Any, served: Served) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 720})
     page = context.new_page()
@@ -269,7 +297,9 @@ def test_a_page_is_small_and_fits_a_phone(browser: Any, served: Served) -> None:
     session.send("Network.setCacheDisabled", {"cacheDisabled": True})
     page.goto(f"{served.base}/label", wait_until="networkidle")
     assert len(sizes) <= 6 and sum(sizes) <= 100_000, sizes
-    for path in ("/label", "/label?diff=side", "/label/history", "/stats", "/export", "/admin", "/label/guidelines"):
+    served.store.add_judgement(PLAYED)
+    paths = ["/label", "/label?diff=side", "/label/history", "/label/history/play/x", "/label/guidelines", "/stats"]
+    for path in (*paths, "/export", "/admin", "/disagreements"):
         page.goto(served.base + path)
         wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide[0] <= wide[1], f"{path} is {wide[0]} px wide"
@@ -301,6 +331,16 @@ def test_the_playground_streams_stops_and_is_voted_on_by_keys(browser: Any, play
     (said,) = playing.judged()
     assert said.source == "play" and said.details["choice"] == "A"
     assert {each.text for each in said.completions} == {"<b>i", "xyz"}
+    page.click("text=Change the vote")
+    sync_api.expect(page.locator("h1")).to_have_text("Change a vote of the playground")
+    page.keyboard.press("n")
+    page.keyboard.type("on second thoughts")
+    page.keyboard.press("Escape")
+    page.keyboard.press("4")
+    sync_api.expect(page.locator("h1")).to_have_text("History")
+    assert "both bad" in page.inner_text("table") and "on second thoughts" in page.inner_text("table")
+    (said,) = playing.judged()
+    assert said.details["choice"] == "both_bad" and said.details["unblinded"] and said.supersedes
     assert page.locator("main b").count() == 0 and page.complaints == []
 
 
@@ -340,9 +380,16 @@ def test_axe_finds_nothing_on_any_page_in_either_theme(browser: Any, served: Ser
     page.keyboard.press("e")
     page.wait_for_selector(".verdict")
     changed = served.store.db.value("SELECT id FROM assignments WHERE state = 'judged'")
+    served.store.add_judgement(PLAYED)
     invitation = people.invite(served.store, "annotator", by="ada")
     paths = [
-        *("/label?diff=unified", "/label?diff=side", "/label/history", f"/label/history/{changed}"),
+        *(
+            "/label?diff=unified",
+            "/label?diff=side",
+            "/label/history",
+            f"/label/history/{changed}",
+            "/label/history/play/x",
+        ),
         *("/label/guidelines", "/stats", "/disagreements", "/export", "/admin", f"/join/{invitation}", "/nowhere"),
     ]
     found = []
@@ -357,6 +404,15 @@ def test_axe_finds_nothing_on_any_page_in_either_theme(browser: Any, served: Ser
     sync_api.expect(page.locator(".problem")).to_be_focused()
     page.keyboard.press("?")
     found += [f"dialog: {each}" for each in violations(axe, page)]
+    served.configure(completions=4)
+    for path in ("/label", "/login"):
+        page.goto(served.base + path)
+        found += [f"{path} again: {each}" for each in violations(axe, page)]
+    served.store.db.execute("UPDATE comparisons SET active = 0")
+    served.store.db.execute("UPDATE assignments SET state = 'released' WHERE state = 'open'")
+    page.goto(f"{served.base}/label")
+    assert page.text_content("h1") == "Nothing left to judge"
+    found += [f"done: {each}" for each in violations(axe, page)]
     assert found == []
 
 

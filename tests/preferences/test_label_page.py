@@ -76,6 +76,32 @@ def test_tests_are_shown_when_the_settings_say_so_and_that_is_recorded(site: Sit
     assert sorted(seen) == [False, True, True]
 
 
+@pytest.mark.parametrize(("execution", "shown"), [("never", False), ("on_demand", True), ("after", True)])
+def test_an_edit_that_knows_the_outcome_says_so(site: Site, execution: str, shown: bool) -> None:
+    site.configure(execution=execution)
+    ada = site.person("ada")
+    ada.post("/label", data=fields(ada.get("/label").text) | {"choice": "A"})
+    (path,) = re.findall(r'href="(/label/history/[^"]+)"', ada.get("/label/history").text)
+    page = ada.get(path).text
+    assert ("tests pass" in page) == shown
+    ada.post(path, data=fields(page) | {"choice": "B"})
+    said = [each.judgement.details["execution_seen"] for each in site.store.judgements(history=True)]
+    assert sorted(said) == [False, shown]
+
+
+@pytest.mark.parametrize(("execution", "seen"), [("never", False), ("on_demand", False), ("after", True)])
+def test_a_vote_after_undo_says_that_the_first_one_told_the_outcome(site: Site, execution: str, seen: bool) -> None:
+    site.configure(execution=execution)
+    ada = site.person("ada")
+    form = fields(ada.get("/label").text)
+    assert ("tests pass" in ada.post("/label", data=form | {"choice": "A"}).text) == seen
+    page = ada.post("/label/undo", data={"csrf": form["csrf"]}).text
+    assert fields(page)["assignment"] == form["assignment"]
+    ada.post("/label", data=fields(page) | {"choice": "B"})
+    (said,) = site.store.judgements()
+    assert said.judgement.details["execution_seen"] == seen
+
+
 def test_answers_are_run_in_the_sandbox_when_asked_for(tmp_path: Path, with_answers: Any) -> None:
     tasks = [
         Task(id=f"t{at}", prompt=f"def f{at:04}(x):\n", entry_point=f"f{at:04}", tests=(f"assert f{at:04}(3) == 3",))
@@ -227,3 +253,30 @@ def test_texts_are_folded_cut_and_compared_by_line() -> None:
         ("change", "b", "c"),
         ("plus", "", "d"),
     ]
+
+
+def test_two_answers_of_sixty_dense_lines_are_a_page_of_a_hundred_kilobytes(tmp_path: Path) -> None:
+    site = Site(str(tmp_path / "long.db"))
+    name = site.store.add_prompt("def f(x, y, z):\n")
+    line = '    if x[{0}] > y.get("k{0}", {0}) and not z: a_{0} = [v * {0} + 1 for v in range({0})]  # {0}\n'
+    texts = ["".join(line.format(at * step) for at in range(60)) for step in (3, 7)]
+    site.store.add_samples((name, Sample(text=text, sample=at)) for at, text in enumerate(texts))
+    site.configure()
+    ada = site.person("ada")
+    files = [ada.get(f"/static/{file}").content for file in ("style.css", "label.js", "icon.svg")]
+    for path in ("/label", "/label?diff=unified", "/label?diff=side"):
+        sizes = [len(ada.get(path).content), *map(len, files)]
+        assert sum(sizes) <= 100_000 + 30_000 * ("diff" in path), (path, sizes)
+    site.store.close()
+
+
+def test_only_what_has_a_colour_is_marked() -> None:
+    shown = code('@d\ndef f(x):\n    """Doc\n    line."""\n    return x not in "a<b", 0x1F  # end', "python").head
+    assert shown.replace('<span class="l">', "").split("</span>\n")[:2] == [
+        '<span class="nd">@d</span>',
+        '<span class="k">def</span> <span class="nf">f</span>(x):',
+    ]
+    assert '<span class="s">    line.&#34;&#34;&#34;</span></span>' in shown, "a span ends with its line"
+    assert '<span class="s">a&lt;b</span>' in shown.replace("&#34;", "") and '<span class="m">0x1F</span>' in shown
+    assert '<span class="c"># end</span>' in shown and 'class="n"' not in shown and 'class="p"' not in shown
+    assert code("\n\n  x\n", "python").head.count('class="l"') == 3, "leading blank lines stay"

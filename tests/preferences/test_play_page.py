@@ -366,3 +366,52 @@ def test_settings_switch_it_off(play: Site) -> None:
     assert 'name="play" value="1" checked' in ada.get("/admin").text
     ada.post("/admin/settings", data={"csrf": csrf(ada.get("/admin").text), "completions": "2"})
     assert ada.get("/play").status_code == 403 and PLAIN.play
+
+
+def test_a_vote_is_changed_from_the_history_by_a_new_record(play: Site) -> None:
+    ada = play.person("ada")
+    page = ask(ada, **BLIND)
+    voted = ada.post(f"{page.url.path}/vote", data={"csrf": csrf(page.text), "choice": "A", "note": "first"}).text
+    (path,) = re.findall(r'href="(/label/history/play/[\w-]+)"', voted)
+    assert f'href="{path}"' in ada.get("/label/history").text
+    shown = ada.get(path)
+    assert "first</textarea>" in shown.text and 'value="A" data-key="a" class="chosen"' in shown.text
+    assert ada.get(f"{path}/text/0").text in ANSWERS.values() and ada.get(f"{path}/text/2").status_code == 404
+    assert {name for name in ANSWERS if f": {name}</h2>" in shown.text} == {"M1", "M2"}
+    data = {"csrf": csrf(shown.text), "choice": "B2", "note": "second"}
+    for _ in range(2):
+        assert "B is much better <small>(changed)</small>" in ada.post(path, data=data).text
+    assert ada.post(path, data={"csrf": csrf(shown.text)}).status_code == 422
+    (said,) = play.store.judgements()
+    first = play.store.judgement(said.judgement.supersedes)
+    assert play.store.counts()["superseded"] == 1, "the same change sent again changes nothing"
+    assert (said.judgement.margin, said.judgement.comment, said.judgement.source) == (2.0, "second", "play")
+    assert said.judgement.ranking == first.ranking[::-1] and said.judgement.completions == first.completions
+    assert said.judgement.details["unblinded"] and "unblinded" not in first.details
+    assert said.judgement.details["play"] == first.details["play"]
+    actions = play.store.db.rows("SELECT action FROM audit WHERE subject = ? ORDER BY number", (path.split("/")[-1],))
+    assert [row["action"] for row in actions] == ["play", "edit"]
+    assert "Strength of models" in play.person("rae", "reviewer").get("/stats").text
+    eve = play.person("eve")
+    assert "Strength of models" not in eve.get("/stats").text
+    data["csrf"] = csrf(eve.get("/label").text)
+    refused = [eve.get(path), eve.get(f"{path}/text/0"), eve.post(path, data=data)]
+    assert [each.status_code for each in refused] == [404] * 3
+
+
+def test_whoever_had_an_answer_under_its_name_does_not_vote_blind(play: Site) -> None:
+    ada, bob = play.person("ada"), play.person("bob")
+    ask(ada, **FORM)  # M1 by name: `abc` is known from now on
+    for client in (ada, bob, bob):  # bob's second look comes after his first one told the names
+        page = ask(client, **BLIND)
+        client.post(f"{page.url.path}/vote", data={"csrf": csrf(page.text), "choice": "tie", "unsafe-7": "1"})
+    page = ask(bob, **BLIND | {"prompt": "tell:"})
+    bob.post(f"{page.url.path}/vote", data={"csrf": csrf(page.text), "choice": "tie"})
+    said = sorted(play.store.judgements(), key=lambda each: each.created)
+    assert [(each.judgement.annotator, "unblinded" in each.judgement.details) for each in said] == [
+        ("ada", True),
+        ("bob", False),
+        ("bob", True),
+        ("bob", False),
+    ]
+    assert not any("unsafe" in each.judgement.details for each in said), "the playground asks for no flags"

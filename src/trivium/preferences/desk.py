@@ -15,8 +15,8 @@ from trivium.base.seeding import python_rng
 from trivium.preferences.audit import now, read_guidelines, read_settings, record
 from trivium.preferences.comparisons import Comparison, load_comparison
 from trivium.preferences.database import Row
-from trivium.preferences.judgement import Judgement
-from trivium.preferences.rows import compact_json
+from trivium.preferences.judgement import PLAY_SOURCE, Judgement
+from trivium.preferences.rows import StoredJudgement, compact_json
 from trivium.preferences.store import PreferenceStore
 from trivium.preferences.votes import LabelSettings, Purpose, Vote, check_criteria, judgement_of
 
@@ -50,6 +50,8 @@ class Assignment:
     judgement: str
     """Key of the judgement that says what the person said last; empty before that."""
     comparison: Comparison
+    closed: str
+    """When it was answered; empty before that."""
 
     @property
     def shown(self) -> tuple[Any, ...]:
@@ -204,7 +206,8 @@ class LabellingDesk:
             key = self.store.add_judgement(judgement)
             if held.state != "judged":
                 self._count(held, 1)
-            self._change(name, state="judged", judgement=key, closed=now(), draft="{}")
+            told = held.execution_seen or settings.execution == "after"  # what is said from now on knows the outcome
+            self._change(name, state="judged", judgement=key, closed=now(), draft="{}", execution_seen=int(told))
             record(self.store, person, "edit" if held.state == "judged" else "judge", name, judgement=key)
             return self._note(request, name, "judged", key)
 
@@ -257,10 +260,11 @@ class LabellingDesk:
             if held.state == "open":
                 self._lease(name, read_settings(self.store))
 
-    def show_execution(self, person: str, name: str) -> None:
-        """Remember that the outcome of the tests was seen before the vote."""
+    def show_execution(self, person: str, name: str, *, again: bool = False) -> None:
+        """Remember that the outcome of the tests was seen: before the vote or, with `again`, before an edit."""
+        states = ("judged", "skipped") if again else ("open", "released")
         with self.store.transaction():
-            if not self._expect(person, name, ("open", "released")).execution_seen:
+            if not self._expect(person, name, states).execution_seen:
                 self._change(name, execution_seen=1)
                 record(self.store, person, "execution", name)
 
@@ -272,6 +276,11 @@ class LabellingDesk:
             SELECT * FROM assignments WHERE person = ? AND state IN ('judged', 'skipped') ORDER BY closed DESC LIMIT ?
         """
         return [self._assignment(row) for row in self.db.rows(query, (person, limit))]
+
+    def played(self, person: str) -> list[StoredJudgement]:
+        """The person's votes of the playground that are in force; an import may lack what a page needs of them."""
+        found = self.store.judgements(source=PLAY_SOURCE, annotator=person)
+        return [each for each in found if {"play", "order", "choice"} <= each.judgement.details.keys()]
 
     # Inside
 
@@ -337,6 +346,7 @@ class LabellingDesk:
             execution_seen=bool(row["execution_seen"]),
             judgement=row["judgement"] or "",
             comparison=load_comparison(self.store, row["comparison"]),
+            closed=row["closed"] or "",
         )
 
 

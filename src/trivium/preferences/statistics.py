@@ -3,18 +3,21 @@
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain, combinations
 from typing import Any
 
 from trivium.preferences.agreement import (
     Coefficient,
     Label,
+    Strength,
     bootstrap,
     cohen_kappa,
+    davidson_strengths,
     fleiss_kappa,
     krippendorff_alpha,
     raw_agreement,
 )
-from trivium.preferences.judgement import Judgement, prompt_text
+from trivium.preferences.judgement import CHECK_SOURCE, PLAY_SOURCE, Judgement, prompt_text
 from trivium.preferences.people import pseudonyms, shown_name
 from trivium.preferences.store import PreferenceStore
 from trivium.records import Preference
@@ -118,6 +121,32 @@ def criteria_coefficients(store: PreferenceStore, source: str, seed: int = 0) ->
     }
 
 
+def model_strengths(store: PreferenceStore, sources: Sequence[str]) -> dict[str, Strength]:
+    """Strengths of the models whose answers met, in logits about their mean (Davidson 1970), with 95% intervals.
+
+    Models are told apart by the fingerprint of their weights and named by its first twelve characters, behind the name
+    under which the playground knew them. Every pair that a ranking speaks about counts once, both bad as a tie; answers
+    of one model, and of unknown ones, say nothing about models.
+
+    Args:
+        sources: whose judgements count.
+    """
+    wins: Counter[tuple[str, str]] = Counter()
+    ties: Counter[tuple[str, str]] = Counter()
+    known: dict[str, str] = {}
+    for source in sources:
+        for stored in store.judgements(source=source):
+            said = stored.judgement
+            prints = [sample.model.removeprefix(f"{PLAY_SOURCE}:") for sample in said.completions]
+            known |= dict(zip(prints, said.details.get("play", {}).get("models", ()), strict=False))
+            for (one, first), (two, second) in combinations(zip(prints, said.tiers, strict=True), 2):
+                if one and two and one != two and first is not None and second is not None:
+                    (ties if first == second else wins)[(two, one) if second < first else (one, two)] += 1
+    names = {each: f"{known.get(each, '')} {each[:12]}".strip() for each in {*chain(*wins, *ties)}}
+    won, tied = ({(names[one], names[two]): n for (one, two), n in each.items()} for each in (wins, ties))
+    return davidson_strengths(won, tied)
+
+
 def agreement_stats(store: PreferenceStore, seed: int = 0) -> dict[str, Any]:
     """`agreement_coefficients` of everybody in the store, ready for JSON.
 
@@ -135,7 +164,8 @@ def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[
     Returns:
         `counts` of rows; `judgements` by split, source, annotator and round; `pairs` given and left out;
         `contradictions`; `agreement` between annotators with intervals; `passed` (share of tested completions);
-        `longer_wins` (share of pairs of unequal length whose longer answer is preferred, with n).
+        `longer_wins` (share of pairs of unequal length whose longer answer is preferred, with n); `strengths` of
+        models whose answers met.
     """
     by: dict[str, Counter[str]] = {name: Counter() for name in ("split", "source", "annotator", "round")}
     for stored in store.judgements():
@@ -146,6 +176,7 @@ def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[
     unequal = [pair for pair in pairs if not pair.tie and len(pair.chosen) != len(pair.rejected)]
     longer = sum(len(pair.chosen) > len(pair.rejected) for pair in unequal)
     tested = [stored.sample.passed for stored in store.completions() if stored.sample.passed is not None]
+    strengths = model_strengths(store, sorted(by["source"].keys() - {CHECK_SOURCE}))
     return {
         "counts": store.counts(),
         "judgements": {name: dict(sorted(counter.items())) for name, counter in by.items()},
@@ -154,6 +185,7 @@ def preference_stats(store: PreferenceStore, *, agreement: bool = True) -> dict[
         **({"agreement": agreement_stats(store)} if agreement else {}),
         "passed": {"share": sum(tested) / len(tested) if tested else None, "n": len(tested)},
         "longer_wins": {"share": longer / len(unequal) if unequal else None, "n": len(unequal)},
+        "strengths": {name: asdict(each) for name, each in strengths.items()},
     }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 from starlette.concurrency import run_in_threadpool
@@ -57,7 +58,7 @@ def create_app(
     location: str, address: Address, trials: Trials | None = None, playground: Playground | None = None
 ) -> FastAPI:
     """The page of one store at one address."""
-    from trivium.preferences.web import labelling, play, team
+    from trivium.preferences.web import labelling, play, played, team
 
     site = Site(address, Pool(location), trials=trials, playground=playground)
     site.templates.globals["has_models"] = playground is not None
@@ -75,9 +76,10 @@ def create_app(
     app.state.site = site
     app.add_middleware(Guard, address=address)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"))
-    for router in (entrance, labelling.router, play.router, team.router):
+    for router in (entrance, labelling.router, played.router, play.router, team.router):
         app.include_router(router)
     app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(TriviumError, _told)
     return app
 
@@ -93,7 +95,9 @@ class _Static(StaticFiles):
 
 async def _told(request: Request, error: Exception) -> Response:
     """A failure as a page of one sentence."""
-    if isinstance(error, HTTPException):
+    if isinstance(error, RequestValidationError):
+        status, text = 404, "There is no such page."
+    elif isinstance(error, HTTPException):
         if error.status_code == 303 and error.headers:
             return RedirectResponse(error.headers["location"], 303)
         status, text = error.status_code, str(error.detail)
@@ -133,11 +137,18 @@ def signed_in(request: Request, store: Stored, site: OfSite) -> Visit:
 Signed = Annotated[Visit, Depends(signed_in)]
 
 
+async def _read_form(request: Request, most: int) -> FormData:
+    """A form as the pages send it. Other encodings name a charset of their own, which need not give text."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "Only the page's own forms are read here.")
+    return await request.form(max_fields=most)
+
+
 async def sent_form(request: Request, visit: Signed, site: OfSite) -> FormData:
     """A form of the page's own, not too many of them."""
     if not site.writes.allows(visit.token):
         raise HTTPException(429, "Too many requests in a minute. Wait a little.")
-    form = await request.form(max_files=0, max_fields=200)
+    form = await _read_form(request, 200)
     if not csrf_fits(visit.token, form.get("csrf")):
         raise HTTPException(403, "The page is out of date. Load it again.")
     return form
@@ -287,7 +298,7 @@ def _with_visit(request: Request, site: Site, page: str, status: int = 200, **va
 
 
 async def _visitors_form(request: Request, site: Site) -> FormData:
-    form = await request.form(max_files=0, max_fields=20)
+    form = await _read_form(request, 20)
     if not csrf_fits(request.cookies.get(f"{site.address.cookie}_visit", ""), form.get("csrf")):
         raise HTTPException(403, "The page is out of date. Load it again.")
     return form

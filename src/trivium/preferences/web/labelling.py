@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from trivium.base.errors import DataError
 from trivium.preferences.audit import read_guidelines, read_settings
 from trivium.preferences.desk import SKIP_REASONS, Assignment, ConflictError, LabellingDesk
-from trivium.preferences.judgement import prompt_text
+from trivium.preferences.judgement import Judgement, Prompt, prompt_text
 from trivium.preferences.votes import LETTERS, LabelSettings, Vote, vote_of
 from trivium.preferences.web.access import Visit
 from trivium.preferences.web.app import Form, OfSite, Signed, Site, link, page_values, text_of
@@ -21,6 +21,8 @@ from trivium.preferences.web.rendering import code, prompt_parts, side_by_side, 
 
 router = APIRouter(prefix="/label")
 
+SHOWN = 100
+"""Answers that the history lists."""
 CHOICES = {"A": "A is better", "B": "B is better", "tie": "a tie", "both_bad": "both bad", "ranking": "a ranking"}
 
 
@@ -103,22 +105,34 @@ def guidelines(visit: Signed, site: OfSite) -> Response:
 
 @router.get("/history")
 def history(visit: Signed, site: OfSite) -> Response:
-    """My judgements, newest first."""
-    rows = []
-    for held in LabellingDesk(visit.store).history(visit.person.name):
-        said = visit.store.judgement(held.judgement) if held.judgement and held.state == "judged" else None
-        lines = prompt_text(held.comparison.prompt).strip().split("\n")
-        rows.append(
-            {
-                "id": held.id,
-                "number": held.number,
-                "prompt": lines[0][:80],
-                "outcome": _said(vote_of(said)) if said else "skipped",
-                "note": said.comment if said else "",
-                "edited": bool(said and said.supersedes),
-            }
-        )
+    """My judgements and my votes of the playground, newest first."""
+    desk = LabellingDesk(visit.store)
+    rows = [_row(visit, held) for held in desk.history(visit.person.name, SHOWN)]
+    rows += [
+        _said_row(stored.judgement, stored.created, f"play/{stored.judgement.id.removeprefix('play-')}", None)
+        for stored in desk.played(visit.person.name)
+    ]
+    rows = sorted(rows, key=lambda row: row["closed"], reverse=True)[:SHOWN]
     return site.render("history.html", rows=rows, **page_values(visit, "history"))
+
+
+def _row(visit: Visit, held: Assignment) -> dict[str, Any]:
+    """What became of an assignment, for the history."""
+    if held.judgement and held.state == "judged":
+        return _said_row(visit.store.judgement(held.judgement), held.closed, held.id, held.number)
+    skipped = {"outcome": "skipped", "note": "", "edited": False}
+    return skipped | _listed(held.comparison.prompt, held.closed, held.id, held.number)
+
+
+def _said_row(said: Judgement, closed: str, path: str, number: int | None) -> dict[str, Any]:
+    found = {"outcome": _said(vote_of(said)), "note": said.comment, "edited": bool(said.supersedes)}
+    return found | _listed(said.prompt, closed, path, number)
+
+
+def _listed(prompt: Prompt, closed: str, path: str, number: int | None) -> dict[str, Any]:
+    """The columns that every row has; `number` is None for the playground."""
+    line = prompt_text(prompt).strip().split("\n")[0][:80]
+    return {"path": path, "number": number, "prompt": line, "closed": closed}
 
 
 @router.get("/history/{name}")
@@ -272,7 +286,9 @@ def _comparison_page(
     settings = read_settings(visit.store)
     texts = [stored.sample.text for stored in held.shown]
     other = other if 1 <= other < len(texts) else 1
-    known = edit or settings.execution == "before" or (settings.execution == "on_demand" and held.execution_seen)
+    known = _execution_known(settings, held, edit)
+    if known and edit:
+        LabellingDesk(visit.store).show_execution(visit.person.name, held.id, again=True)
     trials = _trials(visit, site, held) if known else [None] * len(texts)
     sides = [
         {
@@ -308,6 +324,12 @@ def _comparison_page(
         action=f"/label/history/{held.id}" if edit else "/label",
         **page_values(visit, "history" if edit else "label"),
     )
+
+
+def _execution_known(settings: LabelSettings, held: Assignment, edit: bool) -> bool:
+    """Whether the outcome of the tests is shown: after a vote wherever it is not kept from people altogether."""
+    shown = {"never": False, "before": True, "on_demand": edit or held.execution_seen, "after": edit}
+    return shown[settings.execution]
 
 
 def _trials(visit: Visit, site: Site, held: Assignment) -> list[Trial | None]:

@@ -14,13 +14,14 @@ from starlette.exceptions import HTTPException
 
 from trivium.base.errors import DataError
 from trivium.base.text import visible
-from trivium.preferences.audit import read_guidelines, read_settings, record
-from trivium.preferences.desk import ConflictError
-from trivium.preferences.judgement import PLAY_SOURCE
-from trivium.preferences.votes import LETTERS, judgement_of
+from trivium.preferences.audit import read_settings
+from trivium.preferences.desk import ConflictError, LabellingDesk
+from trivium.preferences.judgement import Judgement
+from trivium.preferences.votes import LETTERS
 from trivium.preferences.web.access import Visit
 from trivium.preferences.web.app import Form, OfSite, Signed, Site, page_values, text_of
 from trivium.preferences.web.labelling import read_vote
+from trivium.preferences.web.played import keep_vote
 from trivium.preferences.web.playground import MOST_CHARACTERS, MOST_TOKENS, Ask, Playground, Turn
 from trivium.preferences.web.rendering import code, prompt_parts
 
@@ -119,42 +120,48 @@ def run(visit: Signed, site: OfSite, playground: Play, turn: OfTurn, form: Form)
 
 @router.post("/{name}/vote")
 def vote(visit: Signed, site: OfSite, playground: Play, turn: OfTurn, form: Form) -> Response:
-    """Take the vote on two answers; the names come after it is on disk. A vote is not changed once names are known."""
+    """Take the vote on two answers; the names come after it is on disk. The history lets it be changed."""
     if not turn.votable:
         raise ConflictError("these are not two whole answers to choose between. Ask again.")
     with turn.voting:
         if not turn.judgement:
             try:
-                _judge(visit, turn, form)
+                _judge(visit, playground, turn, form)
             except ValueError as error:
                 problem = str(error) if isinstance(error, DataError) else "The vote could not be read. Choose again."
                 return _page(visit, site, playground, None, turn=turn, problem=problem, status=422)
     return RedirectResponse(f"/play/{turn.id}", 303)
 
 
-def _judge(visit: Visit, turn: Turn, form: FormData) -> None:
+def _judge(visit: Visit, playground: Playground, turn: Turn, form: FormData) -> None:
     """Put the vote into the store."""
-    said = read_vote(form, len(turn.sides)).model_copy(update={"criteria": {}})
-    asked = turn.ask
-    judgement = judgement_of(
-        said,
-        prompt=asked.recorded,
-        completions=turn.samples(),
-        arrangement=tuple(side.place for side in turn.sides),
-        comparison=f"play-{turn.id}",
-        assignment="",
-        annotator=visit.person.name,
-        purpose="first",
-        guidelines=read_guidelines(visit.store).version,
-        execution_seen=turn.execution_seen,
-        names=read_settings(visit.store).model_names,
-    )
+    asked, samples = turn.ask, turn.samples()
     drawn = asked.model_dump(include={"mode", "models", "temperature", "max_new_tokens", "seed"}, mode="json")
-    details = judgement.details | {"play": drawn}
-    with visit.store.transaction():
-        key = visit.store.add_judgement(judgement.model_copy(update={"source": PLAY_SOURCE, "details": details}))
-        record(visit.store, visit.person.name, "play", turn.id, judgement=key)
-    turn.judgement = key
+    order = [side.place for side in turn.sides]
+    judged = Judgement(
+        prompt=asked.recorded,
+        completions=samples,
+        ranking=(),
+        id=f"play-{turn.id}",
+        details={"order": order, "execution_seen": turn.execution_seen, "play": drawn},
+    )
+    vote = read_vote(form, len(samples))
+    turn.judgement = keep_vote(visit, vote, judged, known=_seen_by_name(visit, playground, turn))
+
+
+def _seen_by_name(visit: Visit, playground: Playground, turn: Turn) -> bool:
+    """Whether the person has had one of these answers, or its beginning, under its model's name before."""
+    prompt, texts = turn.ask.recorded, [side.text for side in turn.sides]
+    seen = [
+        side.text
+        for other in playground.turns(visit.person.name)
+        if other.named and other.ask.recorded == prompt
+        for side in other.sides
+    ]
+    for stored in LabellingDesk(visit.store).played(visit.person.name):
+        if stored.judgement.prompt == prompt:
+            seen += [sample.text for sample in stored.judgement.completions]
+    return any(one and two and (one.startswith(two) or two.startswith(one)) for one in seen for two in texts)
 
 
 # Asking

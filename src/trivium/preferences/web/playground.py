@@ -244,6 +244,11 @@ class Playground:
         found = self._turns.get(name)
         return found if found is not None and found.person == person else None
 
+    def turns(self, person: str) -> list[Turn]:
+        """The person's turns that are remembered, oldest first."""
+        with self._lock:
+            return [each for each in self._turns.values() if each.person == person]
+
     def run(self, turn: Turn, at: int, after: str) -> None:
         """Run an answer in the sandbox, with `after` behind it."""
         side = turn.sides[at]

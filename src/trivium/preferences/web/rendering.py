@@ -3,16 +3,16 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from pygments import highlight
 
-# By their own modules: the packages' lazy imports are not safe when two threads come first.
-from pygments.formatters.html import HtmlFormatter
+# By its own module: the package's lazy imports are not safe when two threads come first.
 from pygments.lexers.python import PythonLexer
+from pygments.token import STANDARD_TYPES
 
 from trivium.base.text import visible
 from trivium.preferences.judgement import Prompt
@@ -22,6 +22,10 @@ MOST_CHARACTERS = 20_000
 """Shown of one text; the rest is a link away as plain text."""
 FOLD_LINES = 40
 """Beyond these, all answers of a page are folded at the same line."""
+
+
+COLOURED = frozenset(["k", "ow", "s", "m", "nf", "nc", "nb", "nd", "fm", "ne", "c"])
+"""Classes of highlighted text that the style sheet colours; most of a program is in none of them."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,29 @@ def code(text: str, language: str, fold: int | None = FOLD_LINES) -> Code:
 
 
 def _highlighted(text: str, language: str) -> list[str]:
-    """Escaped lines; the formatter closes its spans at every line's end."""
+    """Escaped lines; every span is closed at its line's end, and only kinds that have a colour get one."""
     if language == "text":
         return str(escape(text)).split("\n")
     # Answers continue a prompt: their leading blank lines and indentation belong to them.
-    lexer = PythonLexer(stripnl=False, ensurenl=False)
-    lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")
-    return lines[: text.count("\n") + 1]  # the formatter ends the last line
+    lines = [""]
+    for kind, value in PythonLexer(stripnl=False, ensurenl=False).get_tokens(text):
+        shade = _shade(kind)
+        for at, part in enumerate(value.split("\n")):
+            if at:
+                lines.append("")
+            if part:
+                lines[-1] += f'<span class="{shade}">{escape(part)}</span>' if shade else str(escape(part))
+    return lines
+
+
+@cache
+def _shade(kind: Any) -> str:
+    """The class of a kind of token in the style sheet, or that of what it is a kind of; empty for ordinary text."""
+    while kind:
+        if STANDARD_TYPES.get(kind) in COLOURED:
+            return STANDARD_TYPES[kind]
+        kind = kind.parent
+    return ""
 
 
 def prompt_parts(prompt: Prompt, language: str) -> list[tuple[str, Code]]:

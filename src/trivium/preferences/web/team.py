@@ -18,10 +18,11 @@ from trivium.preferences.comparisons import fill, set_gold
 from trivium.preferences.desk import LabellingDesk
 from trivium.preferences.disagreement import ask_another, disagreements
 from trivium.preferences.export import ExportForm, Selection, export_preferences
-from trivium.preferences.judgement import Judgement
+from trivium.preferences.judgement import PLAY_SOURCE, Judgement
 from trivium.preferences.statistics import (
     agreement_coefficients,
     criteria_coefficients,
+    model_strengths,
     preference_stats,
     shared_labels,
 )
@@ -71,6 +72,7 @@ def stats(visit: Signed, site: OfSite) -> Response:
         comparisons={name: value or 0 for name, value in states.items()},
         store=preference_stats(visit.store, agreement=False) if everybody else None,
         coefficients=_coefficients(visit.store) if everybody else [],
+        strengths=model_strengths(visit.store, (HUMAN, PLAY_SOURCE)) if everybody else {},
         warn_below=WARN_BELOW,
         **page_values(visit, "stats"),
     )
@@ -121,28 +123,74 @@ def _in_words(judgement: Judgement) -> str:
 @router.get("/export")
 def export_page(visit: Reviewer, site: OfSite) -> Response:
     """What can be downloaded."""
-    sources = visit.store.db.rows("SELECT DISTINCT source FROM judgements ORDER BY source")
-    names = [row["source"] for row in sources if row["source"]]
-    return site.render("export.html", forms=FORMS, sources=names, human=HUMAN, **page_values(visit, "export"))
+    return site.render("export.html", forms=FORMS, human=HUMAN, offered=_offered(visit), **page_values(visit, "export"))
+
+
+def _offered(visit: Visit) -> dict[str, dict[str, str]]:
+    """What exports can be narrowed to: per field its values with their titles, people under their pseudonyms."""
+    rows = visit.store.db.rows("SELECT DISTINCT annotator, source FROM judgements ORDER BY source, annotator")
+    alias = people.pseudonyms(visit.store)
+    versions = {str(each.judgement.details.get("guidelines", "")) for each in visit.store.judgements(history=True)}
+    return {
+        "source": {row["source"]: row["source"] for row in rows if row["source"]},
+        "annotator": {
+            shown: f"{shown} ({name})" if visit.person.role == "owner" and shown != name else shown
+            for name, shown in sorted(alias.items(), key=lambda item: (len(item[1]), item[1]))
+            if any(row["annotator"] == name for row in rows)
+        },
+        "guideline": {each: f"version {each}" for each in sorted(versions - {""}, key=lambda each: (len(each), each))},
+        "split": {each: each for each in ("train", "heldout")},
+        "ties": {"keep": "kept", "drop": "dropped"},
+    }
 
 
 @router.get("/export/file")
 def export_file(
-    visit: Reviewer, form: str = "full", source: str = "", split: str = "", ties: str = "keep", names: str = ""
+    visit: Reviewer,
+    form: str = "full",
+    source: str = "",
+    annotator: str = "",
+    guideline: str = "",
+    min_agreement: str = "",
+    split: str = "",
+    ties: str = "keep",
+    names: str = "",
 ) -> Response:
     """A file of judgements; annotators are pseudonyms unless their names are asked for."""
-    if form not in FORMS or split not in ("", "train", "heldout") or ties not in ("keep", "drop"):
+    asked = {"source": source, "annotator": annotator, "guideline": guideline, "split": split, "ties": ties}
+    offered = _offered(visit)
+    for field, value in asked.items():
+        if value and value not in offered[field]:
+            raise HTTPException(400, f"There are no judgements with {field} {value[:40]!r}.")
+    if form not in FORMS:
         raise HTTPException(400, "There is no such form of export.")
     if names and visit.person.role != "owner":
         raise HTTPException(403, "Names are for owners.")
-    audit.record(visit.store, visit.person.name, "export", form, source=source, split=split, names=bool(names))
     kind, (_, suffix, media) = form.removesuffix("-table"), FORMS[form]
-    selection = Selection(source=source or None, split=split or None, ties=ties == "keep")
+    selection = Selection(
+        source=source or None,
+        annotator=annotator or None,
+        guideline=int(guideline) if guideline else None,
+        min_agreement=_share(min_agreement) if min_agreement else None,
+        split=split or None,
+        ties=ties != "drop",
+    )
+    audit.record(visit.store, visit.person.name, "export", form, **asked, agreement=min_agreement, names=bool(names))
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / f"preferences.{suffix}"
     export_preferences(visit.store, path, cast(ExportForm, kind), selection, names=bool(names))
     headers = {"content-disposition": f'attachment; filename="{path.name}"'}
     return FileResponse(path, media_type=media, headers=headers, background=BackgroundTask(folder.cleanup))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise HTTPException(400, "The least agreement is a share from 0 to 1.")
+    return value
 
 
 # The owner's page

@@ -9,6 +9,11 @@ const ACTIONS = {
   left: ["Focus the answer before", "["], right: ["Focus the answer after", "]"], guidelines: ["Guidelines", "g"],
   help: ["This list", "?"],
 };
+// What keys lead to without a button of their own that they press.
+const PLACES = {
+  note: "[data-note]", criteria: "#criteria", skip: "[data-skip] summary", help: "[data-help]",
+  guidelines: '.bar a[href="/label/guidelines"]', left: '.n2 [data-side="A"]', right: '.n2 [data-side="B"]',
+};
 const FIXED = { a2: "Shift+1", b2: "Shift+2" };
 
 let settings = load();
@@ -137,15 +142,20 @@ function arrive(before) {
     if (!ACTIONS[action]) continue;
     const mark = $("kbd", target);
     if (mark) mark.textContent = shown(action);
-    if (settings.on) target.setAttribute("aria-keyshortcuts", shown(action));
-    else target.removeAttribute("aria-keyshortcuts");
+    tellKey(target, action);
   }
+  for (const [action, places] of Object.entries(PLACES)) for (const target of $$(places)) tellKey(target, action);
   for (const fold of $$(".side details.fold")) {
     fold.addEventListener("toggle", () => {
       for (const other of $$(".side details.fold")) if (other.open !== fold.open) other.open = fold.open;
     });
   }
   order();
+}
+
+function tellKey(target, action) {
+  if (settings.on) target.setAttribute("aria-keyshortcuts", shown(action));
+  else target.removeAttribute("aria-keyshortcuts");
 }
 
 function order() {
