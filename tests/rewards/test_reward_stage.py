@@ -252,6 +252,22 @@ def test_r_answers_with_the_aggregate_normalised_on_m1(tmp_path: Path, start: Pa
     assert apart.max() > 0
 
 
+def test_a_shift_keeps_the_unit_and_the_prompts_are_named(tmp_path: Path, start: Path) -> None:
+    for kind in ("scale", "shift"):
+        run_stage(tmp_path / kind, start, CONFIG.model_copy(update={"normalise": kind}))
+    scaled, shifted = (json.loads((tmp_path / kind / "R-1/rm.json").read_text()) for kind in ("scale", "shift"))
+    assert scaled["mean"] == shifted["mean"] and scaled["std"] != 1.0 == shifted["std"]
+    assert scaled["normalised_prompts"] == shifted["normalised_prompts"] != ""
+    rows = [[1, 7, 9]], [[40, 2], [80, 90, 2]], [0, 0]
+    one, two = (RewardModel.load(tmp_path / kind / "R-1") for kind in ("scale", "shift"))
+    torch.testing.assert_close(one.rewards(*rows) * scaled["std"], two.rewards(*rows))
+    other = CONFIG.model_copy(update={"tasks": TaskConfig(count=3)})
+    run_stage(tmp_path / "other", start, other)
+    assert (
+        json.loads((tmp_path / "other/R-1/rm.json").read_text())["normalised_prompts"] != scaled["normalised_prompts"]
+    )
+
+
 def test_the_mean_of_weights_is_one_model(tmp_path: Path, start: Path) -> None:
     config = CONFIG.model_copy(update={"ensemble": 2, "aggregate": "weight_average", "epochs": 0.5})
     run_stage(tmp_path, start, config)

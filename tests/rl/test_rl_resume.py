@@ -44,7 +44,7 @@ CONFIG = rl.RLConfig(
     learner=LearnerConfig(alpha=0.1, gamma=0.05, kl_target=0.5, kl_horizon=20, epochs=2),
 )  # fmt: skip
 SFT = SFTConfig(tasks=20, seq_len=320, batch_size=2)
-RARE = ("time",)
+RARE = ("time", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")
