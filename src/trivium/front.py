@@ -100,7 +100,7 @@ class TransformerModel(Decoder):
         self.base = ""
         """Name or path of what it was loaded from: the model that adapters are for."""
         self._optimizer: Optimizer | None = None
-        self._steps = 0
+        self._steps = self._rollouts = 0
         self._learner: Learner | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -329,7 +329,8 @@ def ppo_update(
     learner = policy._learner
     rollout = _rollout(policy, prompts, responses, rewards, learner)
     stats = learner.prepare(rollout)
-    policy.last_stats = stats | learner.update(rollout, learner.updates, stats["sigma"])
+    policy.last_stats = stats | learner.update(rollout, policy._rollouts, stats["sigma"])
+    policy._rollouts += 1
     return policy
 
 

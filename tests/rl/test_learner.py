@@ -368,6 +368,15 @@ def test_warm_up_trains_the_critic_alone(models: tuple[Any, ...]) -> None:
     assert not torch.equal(policy.embedding.weight, before["embedding.weight"])
 
 
+def test_warm_up_is_counted_from_the_learners_first_step(models: tuple[Any, ...]) -> None:
+    """A later round has a new critic: its learner warms up again, at whatever step the round begins."""
+    policy, reference, critic = models
+    learner = make_learner(policy, reference, critic, critic_warmup=1)
+    learner.first_step = 10
+    assert "loss/policy" not in learn(learner, World().sample(policy, 8), 10)
+    assert "loss/policy" in learn(learner, World().sample(policy, 8, step=1), 11)
+
+
 def test_updates_on_a_rollout_end_when_the_policy_has_moved_far(models: tuple[Any, ...]) -> None:
     policy, reference, critic = models
     learner = make_learner(policy, reference, critic, epochs=20, max_approx_kl=0.01, optim=FREE | {"lr": 0.02})

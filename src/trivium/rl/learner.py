@@ -52,7 +52,7 @@ class LearnerConfig(Config):
     minibatches: int = Field(default=2, ge=1)
     """Optimiser steps per pass."""
     critic_warmup: int = Field(default=0, ge=0)
-    """First steps in which only the critic learns."""
+    """First steps of a round in which only the critic, which starts anew, learns."""
     max_approx_kl: float | None = Field(default=None, gt=0)
     """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
     missing_eos: MissingEOS = "min"
@@ -96,9 +96,10 @@ class Learner:
         config: LearnerConfig,
         total_updates: int,
         seed: int,
+        first_step: int = 0,
     ):
         self.policy, self.reference, self.critic = policy, reference, critic
-        self.algorithm, self.config, self.seed = algorithm, config, seed
+        self.algorithm, self.config, self.seed, self.first_step = algorithm, config, seed, first_step
         self.optimizer = Optimizer(policy, config.optim, total_updates)
         self.critic_optimizer = Optimizer(critic, config.critic_optim, total_updates) if critic is not None else None
         self.controller = KLController(config.gamma, config.kl_target, config.kl_horizon)
@@ -181,7 +182,7 @@ class Learner:
         """All updates on one rollout: each epoch reshuffles the prompts; a response is never split.
 
         Args:
-            step: 0-based; with the seed it decides the shuffles.
+            step: from `first_step` on; with the seed it decides the shuffles.
             sigma: what advantages were divided by.
             sft_batches: index -> a batch of fine-tuning data; needed when alpha > 0.
             on_fault: called with what was wrong and the minibatch's responses, where a network's update was left
@@ -199,7 +200,7 @@ class Learner:
             for part in split(order, self.config.minibatches):
                 chosen = [index for prompt in part for index in members[prompt]]
                 metrics = dict.fromkeys(("staleness/mean", "staleness/max"), float(self.updates - drawn_at))
-                if step >= self.config.critic_warmup:
+                if step - self.first_step >= self.config.critic_warmup:
                     metrics |= self._policy_step(rollout, chosen, sigma, sft_batches, on_fault)
                 metrics |= self._critic_step(rollout, chosen, on_fault)
                 self.updates += 1

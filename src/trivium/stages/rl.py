@@ -162,8 +162,8 @@ class _Session:
         config = self.config
         algorithm = ALGORITHMS[config.algorithm](config.switches)
         critic = self._critic() if algorithm.needs_critic else None
-        seed = self.context.seed + self.round
-        return Learner(self.policy, self.reference, critic, algorithm, config.learner, self._updates, seed)
+        seed, first = self.context.seed + self.round, self.round * config.steps
+        return Learner(self.policy, self.reference, critic, algorithm, config.learner, self._updates, seed, first)
 
     def _offline_learner(self) -> DPOLearner:
         config, learner = self.config, self.config.learner
