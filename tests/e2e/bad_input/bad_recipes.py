@@ -819,6 +819,12 @@ CASES = [
         setting("[reward]\nsd_coef = -0.5\n"),
     ),
     case(
+        "smoothed labels for a loss that has none",
+        "bad.toml:1: rl: dpo.label_smoothing = 0.1 is for dpo, and algorithm is ipo. Leave it out.",
+        RUN,
+        setting('[rl]\nalgorithm = "ipo"\ndpo.label_smoothing = 0.1\n'),
+    ),
+    case(
         "scores normalised in a way that is not known",
         "bad.toml:2: reward.normalise: expected 'scale' or 'shift', got 'rank'.",
         RUN,
