@@ -128,6 +128,16 @@ def test_code_version_follows_the_modules_used(package: Path, file: str, changes
     assert (fingerprint_modules("pkg.stages.sft", root=package) != before) is changes
 
 
+def test_code_that_a_module_compiles_belongs_to_it(package: Path) -> None:
+    before = fingerprint_modules("pkg.stages.sft", root=package)
+    source = package / "stages" / "sft.cpp"
+    versions = set()
+    for text in ("int x;", "int y;"):
+        source.write_text(text)
+        versions.add(fingerprint_modules("pkg.stages.sft", root=package))
+    assert len(versions | {before}) == 3
+
+
 def test_own_package_is_found() -> None:
     used = module_sources("trivium.runs")
     assert {"trivium.runs.manifest", "trivium.base.files", "trivium.base.errors"} <= set(used)

@@ -7,15 +7,30 @@ import pytest
 import torch
 from scipy import stats
 
+from trivium.base import compiled
+from trivium.base.compiled import PLAIN
 from trivium.base.errors import InputError
 from trivium.base.seeding import derive_seed
 from trivium.generation import Sample, generate
+from trivium.generation.step import library
 from trivium.model import Decoder, save_model
 
 Make = Callable[..., Decoder]
 STOPS = [2, 3, 4, 5]
 """Several ids end a response, so that lengths come out uneven."""
 CAP = 24
+
+
+@pytest.fixture(params=["compiled", "PyTorch"], autouse=True)
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Either way to decode."""
+    compiled.library.cache_clear()
+    if request.param == "PyTorch":
+        monkeypatch.setenv(PLAIN, "1")
+    elif library() is None:
+        pytest.skip("needs a C++ compiler")
+    yield
+    compiled.library.cache_clear()
 
 
 def ragged_prompts(count: int) -> list[list[int]]:

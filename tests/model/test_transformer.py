@@ -31,8 +31,8 @@ def test_cached_decoding_equals_the_full_forward(make_decoder: Make, family: str
         prompt = KVCache(model.config, 3, max(lengths), torch.float32, model.device)
         positions = torch.arange(max(lengths)).expand(3, -1)
         first = model.logits(model.hidden(ids[:, : max(lengths)], positions, prompt))  # shorter rows are padded by junk
-        cache.copy_rows(torch.tensor([2, 0, 1]), prompt, torch.arange(3))
-        cache.copy_rows(torch.arange(3), cache, torch.tensor([2, 0, 1]))  # and back again
+        cache.copy_rows(torch.tensor([2, 0, 1]), prompt, torch.arange(3), max(lengths))
+        cache.copy_rows(torch.arange(3), cache, torch.tensor([2, 0, 1]), max(lengths))  # and back again
         for row, length in enumerate(lengths):
             torch.testing.assert_close(first[row, :length], whole[row, :length], atol=1e-5, rtol=0)
         at = torch.tensor(lengths)

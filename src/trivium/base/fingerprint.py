@@ -68,7 +68,8 @@ def fingerprint_modules(*module_names: str, root: Path = PACKAGE_ROOT) -> str:
 
     Imports are read from the syntax tree, nothing is executed. A string that is exactly a module's dotted name
     (lazy registries) counts as an import; an `__init__` that is only passed through does not, nor do imports for
-    type checking.
+    type checking. What a module compiles lies beside it under its name, ending in
+    `.cpp` or `.h`, and belongs to it.
 
     Args:
         module_names: dotted names such as `trivium.stages.pretrain`.
@@ -94,6 +95,9 @@ def module_sources(*module_names: str, root: Path = PACKAGE_ROOT) -> dict[str, b
         if path is None or name in sources:
             continue
         sources[name] = path.read_bytes()
+        for compiled in (path.with_suffix(".cpp"), path.with_suffix(".h")):
+            if compiled.is_file():
+                sources[f"{name}{compiled.suffix}"] = compiled.read_bytes()
         for base, attribute in _references(sources[name], name, path.name == "__init__.py", root.name):
             submodule = f"{base}.{attribute}"
             waiting.append(submodule if attribute and _module_file(submodule, root) else base)

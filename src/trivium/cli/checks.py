@@ -28,7 +28,7 @@ class Check:
 
 
 def check_machine(runs: Path = Path("runs")) -> Iterator[Check]:
-    """Versions, cores, memory, disk, precision and compiler."""
+    """Versions, cores, memory, disk, precision, compiler and what is compiled with it."""
     yield from _check_versions()
     yield from _check_processor()
     yield _check_memory()
@@ -36,6 +36,7 @@ def check_machine(runs: Path = Path("runs")) -> Iterator[Check]:
     yield from _check_accelerator()
     yield _check_precision()
     yield _check_compiler()
+    yield _check_own_code()
 
 
 def _check_versions() -> Iterator[Check]:
@@ -120,6 +121,17 @@ def _check_compiler() -> Check:
         return Check("compiler", f"{found}, so torch.compile can be used")
     remedy = "Install one (Debian: g++, macOS: xcode-select --install) for faster training."
     return Check("compiler", "no C++ compiler, so torch.compile is not used", "warning", remedy)
+
+
+def _check_own_code() -> Check:
+    from trivium.base import compiled
+    from trivium.generation.step import library
+
+    if library() is not None:
+        return Check("own code", "sampling, and attention in bf16, are compiled for this processor")
+    reason = compiled.why_not()
+    remedy = "" if reason.endswith("is set") else "With a working C++ compiler sampling is 1.4 to 13 times as fast."
+    return Check("own code", f"sampling and attention by PyTorch's operations, since {reason}", "warning", remedy)
 
 
 def check_sandbox() -> Iterator[Check]:

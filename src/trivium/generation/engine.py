@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from trivium.base.errors import InputError
-from trivium.generation.sampling import sample_tokens, sample_uniforms
+from trivium.generation.passes import Passes, Rows, passes
+from trivium.generation.sampling import sample_uniforms
 from trivium.model.cache import KVCache
 from trivium.model.transformer import Decoder
 
@@ -18,9 +18,6 @@ MIN_STREAM_ROWS = 32
 """Fewer rows than this are not worth a stream of their own."""
 PREFILL_ROWS = 32
 """Prompts run together: more of them push each other's activations out of a processor's cache."""
-
-Rows = NDArray[np.int64]
-"""Row numbers."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,9 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index])))
     threads = torch.get_num_threads() if model.device.type == "cpu" and on_token is None else 1
     streams = max(1, min(threads, min(batch_size, len(prompts)) // MIN_STREAM_ROWS))
-    work = _Work(model, prompts, seeds, max_new_tokens, list(stop_ids), temperature, batch_size // streams, on_token)
-    with model.hold_casts():
+    with passes(model, torch.get_num_threads() if streams == 1 else 1) as ready:
+        rows = batch_size // streams
+        work = _Work(model, ready, prompts, seeds, max_new_tokens, list(stop_ids), temperature, rows, on_token)
         if streams == 1:
             work.run(order)
         else:
@@ -134,6 +132,7 @@ class _Work:
     """What all streams of one call share."""
 
     model: Decoder
+    passes: Passes
     prompts: Sequence[Sequence[int]]
     seeds: Sequence[int]
     max_new_tokens: int
@@ -163,7 +162,7 @@ class _Work:
                 cursor += len(admitted)
                 rows = free[: len(admitted)]
                 slots.admit(rows, admitted, [prompts[index] for index in admitted], [self.seeds[i] for i in admitted])
-                self._draw(slots, rows, _prefill(model, cache, rows, [prompts[index] for index in admitted]))
+                self._draw(slots, rows, self.passes.prefill(cache, rows, [prompts[index] for index in admitted]))
                 continue
             active = np.flatnonzero(slots.owner >= 0)
             if not len(active):
@@ -173,21 +172,12 @@ class _Work:
                 cache.keep_rows(torch.from_numpy(active).to(model.device))
                 active = np.arange(len(active))
             positions = np.where(slots.owner < 0, 0, slots.position)
-            hidden = model.hidden(
-                torch.from_numpy(slots.last[:, None]).to(model.device),
-                torch.from_numpy(positions[:, None]).to(model.device),
-                cache,
-                end=int(positions.max()) + 1,
-            )[:, 0]
-            if len(active) < len(slots.owner):
-                hidden = hidden[torch.from_numpy(active).to(model.device)]
-            self._draw(slots, active, model.logits(hidden))
+            self._draw(slots, active, self.passes.decode(cache, slots.last, positions, active))
 
     def _draw(self, slots: _Slots, rows: Rows, logits: Tensor) -> None:
         """Draw the next token of `rows`; record and free the rows that end."""
         drawn = slots.drawn[rows]
-        uniforms = torch.from_numpy(slots.uniforms[rows, drawn])
-        ids, logprobs = (each.numpy() for each in sample_tokens(logits.cpu(), uniforms, self.temperature))
+        ids, logprobs = self.passes.draw(logits, slots.uniforms[rows, drawn], self.temperature)
         slots.last[rows] = slots.ids[rows, drawn] = ids
         slots.logprobs[rows, drawn] = logprobs
         slots.drawn[rows] = drawn + 1
@@ -207,19 +197,3 @@ class _Work:
                 "stop" if stop else "length" if end else "cut",
             )
             slots.owner[row] = -1
-
-
-def _prefill(model: Decoder, cache: KVCache, rows: Rows, prompts: list[Sequence[int]]) -> Tensor:
-    """Run each distinct prompt once and copy its keys and values to its rows; (len(prompts), V) logits that follow."""
-    distinct: dict[tuple[int, ...], int] = {}
-    which = torch.tensor([distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts])
-    width = max(map(len, distinct))
-    ids = torch.tensor([list(prompt) + [0] * (width - len(prompt)) for prompt in distinct])
-    positions = torch.arange(width).expand(len(distinct), width)
-    device = model.device
-    fresh = KVCache(model.config, len(distinct), width, model.compute_dtype, device)
-    hidden = model.hidden(ids.to(device), positions.to(device), fresh)
-    ends = torch.tensor([len(prompt) - 1 for prompt in distinct])
-    logits = model.logits(hidden[torch.arange(len(distinct)), ends.to(device)])
-    cache.copy_rows(torch.from_numpy(rows).to(device), fresh, which.to(device))
-    return logits[which.to(device)]

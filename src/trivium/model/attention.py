@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
+from trivium.model.fused_attention import fused_attention
 from trivium.model.layers import Linear, RMSNorm, joint
 from trivium.model.rope import rotate
 
@@ -60,8 +61,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -
     batch, n_heads, length, head_dim = queries.shape
     groups = n_heads // keys.shape[1]
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
-        # PyTorch's fused CPU kernel is 1.4 (T = 256) to 5 times (T = 50) slower than plain products in bf16, but four
-        # times as fast for the single query of decoding: it reads a slice of the cache where it lies.
+        # Where nothing can be compiled. PyTorch's fused kernel is 1.4 (T = 256) to 5 times (T = 50) slower in bf16 than
+        # plain products, but four times as fast for the single query of decoding: it reads the cache where it lies.
         if bias is None:
             bias = queries.new_full((length, length), float("-inf")).triu_(1)
         if groups > 1:
@@ -82,6 +83,8 @@ class Context(NamedTuple):
     cos: Tensor
     sin: Tensor
     bias: Tensor | None
+    spans: Tensor | None = None
+    """In place of a bias, where attention is compiled; see `seen_spans`."""
     cache: KVCache | None = None
     places: Tensor | None = None
     """Where the cache puts one new token a row; see `KVCache.places`."""
@@ -108,7 +111,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """(B, T, d_model) -> (B, T, d_model); with a cache, the new tokens' keys and values are stored in it."""
-        cos, sin, bias, cache, places, end = context
+        cos, sin, bias, spans, cache, places, end = context
         batch, length, _ = x.shape
         projected = joint(x, *self.projections()[0])
         queries, keys, values = (each.view(batch, length, -1, self.head_dim) for each in projected)
@@ -116,5 +119,8 @@ class Attention(nn.Module):
         queries, keys, values = rotate(queries, cos, sin), rotate(keys, cos, sin), values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values, places, end)
-        out = attend(queries, keys, values, bias)
+        if spans is None:
+            out = attend(queries, keys, values, bias)
+        else:
+            out = fused_attention(queries, keys, values, spans)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))

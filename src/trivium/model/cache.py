@@ -47,11 +47,10 @@ class KVCache:
         rows = len(keys)
         return kept[0][:rows, :, :end], kept[1][:rows, :, :end]
 
-    def copy_rows(self, targets: Tensor, source: "KVCache", rows: Tensor) -> None:
-        """Overwrite rows `targets` with rows `rows` of another cache, as far as that one reaches."""
-        slots = source.keys.shape[3]
-        self.keys[:, targets, :, :slots] = source.keys[:, rows]
-        self.values[:, targets, :, :slots] = source.values[:, rows]
+    def copy_rows(self, targets: Tensor, source: "KVCache", rows: Tensor, slots: int) -> None:
+        """Overwrite the first slots of rows `targets` with those of rows `rows` of another cache, or of this one."""
+        self.keys[:, targets, :, :slots] = source.keys[:, rows, :, :slots]
+        self.values[:, targets, :, :slots] = source.values[:, rows, :, :slots]
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop all rows but these."""

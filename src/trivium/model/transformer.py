@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from trivium.model.attention import Attention, Context, cache_bias, document_bias
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
+from trivium.model.fused_attention import available, seen_spans
 from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights
 from trivium.model.rope import rotary_table, spread
 
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
         Returns:
             (B, T, d_model) in `compute_dtype`.
         """
-        context = self._context(ids.shape[1], positions, cache, end, branches)
+        context = self._context(ids, positions, cache, end, branches)
         x = F.embedding(ids, self.embedding.weight).to(self.compute_dtype)
         training = torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
@@ -141,20 +142,25 @@ class Decoder(nn.Module):
         return self.norm(x)
 
     def _context(
-        self, length: int, positions: Tensor | None, cache: KVCache | None, end: int | None, branches: Tensor | None
+        self, ids: Tensor, positions: Tensor | None, cache: KVCache | None, end: int | None, branches: Tensor | None
     ) -> Context:
-        dtype = self.compute_dtype
+        dtype, length = self.compute_dtype, ids.shape[1]
+        fused = cache is None and available(self.device, dtype)
         if positions is None:
-            return Context(self.cos[:length].to(dtype), self.sin[:length].to(dtype), None)
+            cos, sin = self.cos[:length].to(dtype), self.sin[:length].to(dtype)
+            every = torch.arange(length, device=ids.device).expand_as(ids) if fused else None
+            return Context(cos, sin, None, None if every is None else seen_spans(every))
         at = positions.clamp(min=0)
         cos, sin = self.cos[at][:, None].to(dtype), self.sin[at][:, None].to(dtype)
+        if fused:
+            return Context(cos, sin, None, seen_spans(positions, branches))
         if cache is None:
             return Context(cos, sin, document_bias(positions, dtype, branches))
         if length > 1:
-            return Context(cos, sin, None, cache, None, length)
+            return Context(cos, sin, None, None, cache, None, length)
         end = int(positions.max()) + 1 if end is None else end
         cos, sin = spread(cos, sin)
-        return Context(cos, sin, cache_bias(positions, end, dtype), cache, cache.places(positions), end)
+        return Context(cos, sin, cache_bias(positions, end, dtype), None, cache, cache.places(positions), end)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in fp32; the logits at index i predict token i + 1."""

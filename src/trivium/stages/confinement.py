@@ -9,6 +9,7 @@ from pydantic import Field
 from trivium.base.config import Config
 from trivium.base.log import say
 from trivium.base.ranks import is_main
+from trivium.generation.step import decoding
 from trivium.runs import StageDir, record_machine
 from trivium.sandbox import Sandbox
 from trivium.stages.stage import note
@@ -28,7 +29,7 @@ def open_sandbox(stage: StageDir, config: SandboxConfig) -> Iterator[Sandbox]:
     """A warm sandbox; its level is told and recorded, one below `jailed` as a warning."""
     with Sandbox(workers=config.workers, minimum=config.minimum) as sandbox:
         if is_main():
-            record_machine(stage, sandbox=sandbox.level)
+            record_machine(stage, sandbox=sandbox.level, decoding=decoding())
         if sandbox.level == "jailed":
             say(f"{stage.name}: programs run at sandbox level jailed")
         else:
