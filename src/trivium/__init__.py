@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trivium.front import (
+        LoRAConfig,
         ModelConfig,
         Response,
         RewardModel,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LoRAConfig",
     "ModelConfig",
     "Response",
     "RewardModel",

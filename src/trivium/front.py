@@ -8,20 +8,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from trivium.base.config import Config
-from trivium.base.errors import DataError, InputError
+from trivium.base.errors import ConfigError, DataError, InputError
 from trivium.base.machine import tune_allocator
 from trivium.base.seeding import derive_seed, python_rng
 from trivium.batch import Batch
 from trivium.data.branches import length_mask
 from trivium.data.front import batches, tokenize
 from trivium.generation import generate
-from trivium.model import Decoder, ModelConfig, Scorer, load_model, save_model
+from trivium.model import Decoder, LoRAConfig, ModelConfig, Scorer, load_model
+from trivium.model.lora import add_lora, load_adapter, merged, read_lora_config
 from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
 from trivium.preferences.pairs import ranked_from_records
@@ -39,12 +40,14 @@ from trivium.rl import ALGORITHMS
 from trivium.rl.learner import Learner, LearnerConfig
 from trivium.rl.ppo import PPOConfig
 from trivium.rl.rollout import Rollout
+from trivium.stages.artifacts import write_model
 from trivium.stages.comparisons import tokenise
 from trivium.stages.judging import encode_prompt
 from trivium.tasks.ladder import generate_tasks
 from trivium.tokenizer import Tokenizer
 
 __all__ = [
+    "LoRAConfig",
     "ModelConfig",
     "Response",
     "RewardModel",
@@ -94,9 +97,67 @@ class TransformerModel(Decoder):
         self.tokenizer, self.optim = tokenizer, optim
         self.last_stats: dict[str, float] = {}
         """Figures of the last `ppo_update`."""
+        self.base = ""
+        """Name or path of what it was loaded from: the model that adapters are for."""
         self._optimizer: Optimizer | None = None
-        self._steps = 0
+        self._steps = self._rollouts = 0
         self._learner: Learner | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model of its own. The optimiser and what `ppo_update` keeps stay behind: they belong to these weights."""
+        memo[id(self.tokenizer)] = self.tokenizer
+        memo |= {id(kept): None for kept in (self._optimizer, self._learner) if kept is not None}
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return other
+
+    def add_adapter(self, config: LoRAConfig | None = None, seed: int = 0) -> Self:
+        """Freeze the weights and train low-rank adapters on them instead, as `peft.get_peft_model` does; in place.
+
+        The model computes what it did until the first `update` or `ppo_update`. `save_weights` then writes the merged
+        weights and `adapter/` beside them.
+
+        Args:
+            config: rank (8 without), alpha and targets.
+            seed: with each map's name it decides the adapters' first values.
+        Raises:
+            ConfigError: the rank is 0 or exceeds a matrix.
+            InputError: the model has an adapter, or PPO has begun.
+        """
+        config = config or LoRAConfig(rank=8)
+        if config.rank < 1:
+            raise ConfigError("an adapter of rank 0 has nothing to train. Set a rank of 1 or more.")
+        self._make_way()
+        add_lora(self, config, seed, "front")
+        return self
+
+    def load_adapter(self, path: str | Path) -> Self:
+        """Put the adapter of a folder, written by `save_weights`, by a stage or by PEFT, on this model, its base.
+
+        It goes on training; the weights are frozen. In place.
+
+        Raises:
+            ModelError: there is none, or it is of another kind or shape.
+            InputError: the model has an adapter, or PPO has begun.
+        """
+        config = read_lora_config(Path(path))
+        self._make_way()
+        add_lora(self, config, 0, "front")
+        load_adapter(self, Path(path))
+        return self
+
+    def merge_and_unload(self) -> "TransformerModel":
+        """A model of its own without adapters that computes the same, all of whose weights train."""
+        return copy.deepcopy(merged(self)).requires_grad_(True)
+
+    def _make_way(self) -> None:
+        """Before adapters come: the optimiser is of other weights, and the reference of PPO is another model."""
+        if self.adapter is not None:
+            raise InputError("the model has an adapter. Take merge_and_unload() of it first.")
+        if self._learner is not None:
+            raise InputError("ppo_update has been called: its reference has no adapter. Add one before.")
+        self._optimizer, self._steps = None, 0
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean next-token NLL over the batch's loss mask, in nats, differentiable."""
@@ -148,18 +209,27 @@ class TransformerModel(Decoder):
 
 
 def save_weights(model: TransformerModel, path: str | Path) -> None:
-    """Write a Hugging Face directory: weights, config and tokenizer."""
-    tokenizer, folder = model.tokenizer, Path(path)
-    save_model(model, folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
-    tokenizer.save(folder)
+    """Write a Hugging Face directory: weights, config and tokenizer.
+
+    Of a model with adapters, the weights are merged, and `adapter/` holds the adapters in PEFT's files, for the model
+    that was loaded: the same as the stages write.
+    """
+    write_model(model, model.tokenizer, Path(path), model.base)
 
 
-def load_weights(path: str | Path, optim: OptimConfig = FRONT_OPTIM) -> TransformerModel:
-    """A model from a Hugging Face directory (Qwen3, Qwen2 or Llama family), in fp32."""
+def load_weights(
+    path: str | Path, optim: OptimConfig = FRONT_OPTIM, lora: LoRAConfig | None = None
+) -> TransformerModel:
+    """A model from a Hugging Face directory (Qwen3, Qwen2 or Llama family), in fp32.
+
+    Args:
+        lora: puts new adapters on it, which train in place of its weights; see `TransformerModel.add_adapter`.
+    """
     loaded = load_model(Path(path))
     model = TransformerModel(loaded.config, Tokenizer.load(path), optim)
     model.load_state_dict(loaded.state_dict())
-    return model
+    model.base = str(path)
+    return model if lora is None else model.add_adapter(lora)
 
 
 class RewardModel(reward_model.RewardModel):
@@ -182,7 +252,7 @@ class RewardModel(reward_model.RewardModel):
         Scores are normalised to mean 0 and deviation 1 over the completions it was trained on.
 
         Args:
-            base: M1, or its directory.
+            base: M1, or its directory; adapters are merged into the copy.
             preferences: records `{"prompt", "chosen", "rejected"}`, or any other form that files may have.
         """
         model = base if isinstance(base, TransformerModel) else load_weights(base)
@@ -192,7 +262,7 @@ class RewardModel(reward_model.RewardModel):
         if not examples:
             raise DataError("there is no preference with two different completions to train on.")
         generator = torch.Generator().manual_seed(derive_seed(seed, "reward head"))
-        scorer = in_training(Scorer.from_decoder(model, generator), loss, examples)
+        scorer = in_training(Scorer.from_decoder(merged(model), generator), loss, examples)
         schedule = RewardSchedule(examples, prompts_per_step, epochs, seed)
         default = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.01, warmup_steps=min(10, schedule.steps))
         optimizer = Optimizer(scorer, optim or default, schedule.steps, learning_rates(scorer, loss))
@@ -244,20 +314,23 @@ def ppo_update(
 ) -> TransformerModel:
     """One PPO step on a batch of responses; the same policy comes back, updated.
 
-    At the first call the policy as it is becomes the reference and the start of the critic; both, and the
-    optimisers, stay with the policy. Figures are in `policy.last_stats`.
+    At the first call the policy as it is, its adapter included, becomes the reference and the start of the critic;
+    both, and the optimisers, stay with the policy. Where it has an adapter, that alone is trained, and the reference
+    shares the frozen weights. Figures are in `policy.last_stats`.
     """
     if policy._learner is None:
         settings = config or LearnerConfig()
-        reference = copy.deepcopy(policy).requires_grad_(False)
-        critic = Scorer.from_decoder(policy, torch.Generator().manual_seed(0))
+        frozen = {id(tensor): tensor for tensor in policy.parameters() if not tensor.requires_grad}
+        reference = copy.deepcopy(policy, frozen).requires_grad_(False)
+        critic = Scorer.from_decoder(merged(policy), torch.Generator().manual_seed(0))
         with torch.no_grad():
             critic.score.weight.zero_()
         policy._learner = Learner(policy, reference, critic, ALGORITHMS["ppo"](ppo or PPOConfig()), settings, 1, seed=0)
     learner = policy._learner
     rollout = _rollout(policy, prompts, responses, rewards, learner)
     stats = learner.prepare(rollout)
-    policy.last_stats = stats | learner.update(rollout, learner.updates, stats["sigma"])
+    policy.last_stats = stats | learner.update(rollout, policy._rollouts, stats["sigma"])
+    policy._rollouts += 1
     return policy
 
 

@@ -23,6 +23,9 @@ ABOUT_OPTIONS += ["rl", "sft"]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(rf"`(?:--)?((?:{'|'.join([*STAGES, 'compute', 'model', 'sandbox'])})\.[a-z_0-9.]+)")
 
+LINE = re.compile(r"^\| (.+) \| `(.+)` \| `([\w/]+\.py)` \| (.+) \|$", re.MULTILINE)
+"""A row of docs/rlhf.md: an equation, the line of code as it stands, its file, its tests."""
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -131,18 +134,31 @@ def test_tests_exist(page: Path) -> None:
 
 @each_page
 def test_called_functions_exist(page: Path) -> None:
-    named = set(re.findall(r"`([A-Za-z_][\w.]*)\(", page.read_text())) - THEIRS
+    named = set(re.findall(r"`([A-Za-z_][\w.]*)\(", LINE.sub("", page.read_text()))) - THEIRS
     assert {name for name in named if name.rpartition(".")[2] not in IN_SOURCE} == set()
 
 
 def test_equations_name_functions_and_nothing_that_is_not_there() -> None:
-    text = (ROOT / "docs/rlhf.md").read_text()
+    text = LINE.sub("", (ROOT / "docs/rlhf.md").read_text())
     named = set(re.findall(r"`([A-Za-z]\w*)(?:\([^`]*\))?`", text))
     assert len(named) > 60 and named - IN_SOURCE - WORDS - IN_TESTS == set()
     tables = re.findall(r"^\| equation \| function \| tests \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     cells = [row.split(" | ")[1] for table in tables for row in table.splitlines()]
     functions = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
     assert len(functions) > 12 and functions - IN_SOURCE == set()
+
+
+def test_every_equation_names_a_line_that_is_there_and_tests_that_hold_it() -> None:
+    text = (ROOT / "docs/rlhf.md").read_text()
+    rows = LINE.findall(text)
+    sources = {path: (ROOT / "src/trivium" / path).read_text() for _, _, path, _ in rows}
+    assert len(rows) > 60 and len({line for _, line, _, _ in rows}) == len(rows)
+    assert [line for _, line, path, _ in rows if line not in sources[path]] == []
+    tests = {equation: re.findall(r"`(\w+)`", cell) for equation, _, _, cell in rows}
+    assert {name for named in tests.values() for name in named} - IN_TESTS == set() and all(tests.values())
+    held = {name[5:12] for names in tests.values() for name in names if name.startswith("test_rlhf_")}
+    held |= {name[5:12] for name in re.findall(r"test_rlhf_\d\d", text)}
+    assert held == {f"rlhf_{number:02}" for number in range(1, 25)}, "the proofs are numbered 1 to 24"
 
 
 def test_every_stage_has_a_page_that_the_index_names() -> None:

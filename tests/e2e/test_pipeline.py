@@ -77,6 +77,13 @@ def test_utility_is_recomputable_and_m1_is_its_own_reference(finished: tuple[Pat
         assert abs(total - row["total"]) < 1e-9
     (m1,) = (row for row in rows if row["model"] == "M1")
     assert abs(m1["omega"]) <= 1e-6
+    assert abs(m1["reward_model"]) < 0.5  # R's normalisation is by M1's own answers to other prompts
+    named = ("reference", "reward_model_weights", "prompts")
+    measured_with = [tuple(row[name] for name in named) for row in rows]
+    assert all(isinstance(each, str) for row in measured_with for each in row)
+    at_the_end = {each for row, each in zip(rows, measured_with, strict=True) if row["stage"] == "evaluate"}
+    assert len(at_the_end) == 1, "the three models are measured with the same reference, R and prompts"
+    assert {each[0] for each in measured_with} == {each[0] for each in at_the_end}
 
 
 def test_second_run_does_nothing_and_a_changed_recipe_is_refused(

@@ -8,7 +8,7 @@ from trivium.objectives.advantages import gae, group_advantages, whiten
 from trivium.objectives.kl import shape_rewards
 from trivium.objectives.policy import policy_loss
 from trivium.objectives.tokens import Aggregate
-from trivium.objectives.utility import effective_alpha, mean_and_se, ratio_and_se, utility, utility_log
+from trivium.objectives.utility import effective_weight, mean_and_se, ratio_and_se, utility, utility_log
 
 ALPHA, BETA, GAMMA = 0.7, 1.3, 0.4
 CLOSE = 1e-10
@@ -31,7 +31,7 @@ def test_logged_total_is_recomputable_from_the_logged_terms():
 
 
 def test_standard_errors():
-    assert mean_and_se(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx((2.0, 1 / math.sqrt(3)))
+    assert mean_and_se(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4, 0, 2])) == pytest.approx((2.0, 1 / math.sqrt(3)))
     ratio, error = ratio_and_se(torch.tensor([2.0, 4.0, 9.0]), torch.tensor([1, 2, 4]))
     # residuals 2 - 15/7, 4 - 30/7, 9 - 60/7
     residuals = [2 - 15 / 7, 4 - 30 / 7, 9 - 60 / 7]
@@ -42,7 +42,16 @@ def test_standard_errors():
 
 def test_equal_clusters_give_the_plain_standard_error():
     sums = torch.tensor([1.0, 5.0, 2.0, 2.5])
-    assert ratio_and_se(sums, torch.ones(4)) == pytest.approx(mean_and_se(sums))
+    assert ratio_and_se(sums, torch.ones(4)) == pytest.approx(mean_and_se(sums, torch.arange(4)))
+
+
+def test_responses_that_repeat_their_prompts_say_no_more_than_one_each():
+    values, prompts = torch.tensor([1.0, 5.0, 2.0, 2.5]), torch.tensor([7, 3, 9, 1])
+    alone = mean_and_se(values, prompts)
+    assert mean_and_se(values.repeat_interleave(4), prompts.repeat_interleave(4)) == pytest.approx(alone)
+    assert mean_and_se(values.repeat(4), prompts.repeat(4)) == pytest.approx(alone)
+    mean, error = mean_and_se(torch.ones(3), torch.tensor([0, 0, 0]))
+    assert mean == 1 and math.isnan(error)
 
 
 class ExactBatch:
@@ -118,7 +127,7 @@ def test_rlhf_08_any_lambda_with_exact_values(batch, gae_lambda):
 def test_rlhf_08_whitening_divides_by_sigma_and_so_must_alpha(batch):
     advantages, _ = gae(batch.rewards(BETA, GAMMA), torch.zeros(64, 3), batch.mask, 1.0, 1.0)
     whitened, _, std = whiten(advantages, batch.mask)
-    alpha = effective_alpha(ALPHA, sigma=std.item())
+    alpha = effective_weight(ALPHA, sigma=std.item())
     expected = batch.gradient(ALPHA, BETA, GAMMA)
     assert_close(batch.update(whitened, alpha) * std, expected, CLOSE)
     assert (batch.update(whitened, ALPHA) * std - expected).norm() > 1e-2
@@ -128,7 +137,7 @@ def test_rlhf_08_whitening_divides_by_sigma_and_so_must_alpha(batch):
 def test_rlhf_08_aggregates_rescale_alpha(batch, aggregate):
     advantages, _ = gae(batch.rewards(BETA, GAMMA), torch.zeros(64, 3), batch.mask, 1.0, 1.0)
     tokens = int(batch.mask.sum())
-    alpha = effective_alpha(ALPHA, aggregate=aggregate, n=64, l_max=3, token_count=tokens)
+    alpha = effective_weight(ALPHA, aggregate=aggregate, n=64, l_max=3, token_count=tokens)
     divisor = 3 if aggregate == "const" else tokens / 64
     expected = batch.gradient(ALPHA, BETA, GAMMA)
     assert_close(batch.update(advantages, alpha, aggregate) * divisor, expected, CLOSE)
@@ -151,11 +160,11 @@ def test_rlhf_21_a_step_down_the_update_lowers_u(batch, weights):
     assert drop > 1e-5
 
 
-def test_effective_alpha_by_hand():
-    assert effective_alpha(2.0) == 2.0
-    assert effective_alpha(2.0, sigma=4.0) == 0.5
-    assert effective_alpha(2.0, sigma=0.0) == 2.0
-    assert effective_alpha(2.0, aggregate="const", l_max=32) == 2 / 32
-    assert effective_alpha(2.0, sigma=0.5, aggregate="token", n=4, token_count=40) == pytest.approx(0.4)
+def test_effective_weight_by_hand():
+    assert effective_weight(2.0) == 2.0
+    assert effective_weight(2.0, sigma=4.0) == 0.5
+    assert effective_weight(2.0, sigma=0.0) == 2.0
+    assert effective_weight(2.0, aggregate="const", l_max=32) == 2 / 32
+    assert effective_weight(2.0, sigma=0.5, aggregate="token", n=4, token_count=40) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="token_count 0"):
-        effective_alpha(2.0, token_count=0)
+        effective_weight(2.0, token_count=0)

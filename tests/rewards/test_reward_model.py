@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trivium.base.errors import ModelError
-from trivium.model import Scorer
+from trivium.model import Decoder, Scorer
 from trivium.rewards import RewardModel
 from trivium.tokenizer import Tokenizer
 
@@ -34,6 +34,18 @@ def test_scores_are_read_at_the_last_token_and_normalised(reward_model: RewardMo
             alone = scorer.scores(scorer.hidden(torch.tensor([PROMPTS[owner] + response])))[0, -1]
         torch.testing.assert_close(score, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(reward_model.rewards(PROMPTS, RESPONSES, OWNERS), (raw - 0.3) / 2.5)
+
+
+def test_a_fresh_head_has_the_variance_of_its_formula(make_decoder: Callable[..., Decoder]) -> None:
+    """w ~ N(0, 1/(d + 1)); drawn by the generator alone."""
+    body, draws = make_decoder(), []
+    for seed in range(300):
+        draws.append(Scorer.from_decoder(body, torch.Generator().manual_seed(seed)).score.weight.detach())
+    weights = torch.cat(draws)
+    assert weights.square().mean().item() == pytest.approx(1 / 33, rel=0.06)  # 9,600 draws: a deviation of 1.4%
+    assert abs(weights.mean().item()) < 4 * (1 / 33 / 9600) ** 0.5
+    again = Scorer.from_decoder(body, torch.Generator().manual_seed(0)).score.weight
+    assert torch.equal(again, draws[0]) and not torch.equal(draws[0], draws[1])
 
 
 def test_frozen_normalisation_gives_mean_0_and_deviation_1(reward_model: RewardModel) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import spawn
 
 import trivium as tv
 from trivium.base.errors import ConfigError, DataError, Interrupted, StageFailed
+from trivium.base.ranks import broadcast
 from trivium.model import Decoder, Scorer, save_model
 from trivium.optim import OptimConfig
 from trivium.preferences.judgement import Judgement, Sample
@@ -72,7 +76,7 @@ def run_stage(
     judged: Callable[[int], list[Judgement]] = judgements,
 ) -> dict[str, Any]:
     run = RunDir(folder)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if not run.artifact("M1").exists():
         run.artifact("M1").symlink_to(start / "M1")
     context = Context(run, seed=3, compute=ComputeConfig(precision="fp32", device="cpu"))
@@ -252,6 +256,17 @@ def test_r_answers_with_the_aggregate_normalised_on_m1(tmp_path: Path, start: Pa
     assert apart.max() > 0
 
 
+def test_a_shift_keeps_the_unit_and_the_prompts_are_named(tmp_path: Path, start: Path) -> None:
+    for kind in ("scale", "shift"):
+        run_stage(tmp_path / kind, start, CONFIG.model_copy(update={"normalise": kind}))
+    scaled, shifted = (json.loads((tmp_path / kind / "R-1/rm.json").read_text()) for kind in ("scale", "shift"))
+    assert scaled["mean"] == shifted["mean"] and scaled["std"] != 1.0 == shifted["std"]
+    assert scaled["normalised_prompts"] == shifted["normalised_prompts"] != ""
+    rows = [[1, 7, 9]], [[40, 2], [80, 90, 2]], [0, 0]
+    one, two = (RewardModel.load(tmp_path / kind / "R-1") for kind in ("scale", "shift"))
+    torch.testing.assert_close(one.rewards(*rows) * scaled["std"], two.rewards(*rows))
+
+
 def test_the_mean_of_weights_is_one_model(tmp_path: Path, start: Path) -> None:
     config = CONFIG.model_copy(update={"ensemble": 2, "aggregate": "weight_average", "epochs": 0.5})
     run_stage(tmp_path, start, config)
@@ -317,6 +332,57 @@ def test_rlhf_23_an_ensemble_resumes_to_the_same_bits_from_any_member(
             assert other.read_bytes() == path.read_bytes(), path
     for path in (tmp_path / "straight/reward").rglob("metrics.jsonl"):
         assert logged(path) == logged(stopped / "reward" / path.relative_to(tmp_path / "straight/reward"))
+
+
+SPREAD = THREE.model_copy(
+    update={
+        "ensemble": 2, "epochs": 0.6, "normalise_samples": 4, "tasks": TaskConfig(count=2),
+        "loss": RewardLossConfig(ties="davidson", margins=0.5),
+        "optim": OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=0),  # Adam would magnify the rounding of small gradients
+    }
+)  # fmt: skip
+SPREAD_RUNS = {name: SPREAD.model_copy(update={"aggregate": name}) for name in ("mean_minus_sd", "weight_average")}
+
+
+def train_on_a_rank(rank: int, folder: Path, start: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for name, config in SPREAD_RUNS.items():
+        if rank:
+            broadcast(None)  # rank 0 has opened the stage and calls
+        run_stage(folder / name, start, config)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_rlhf_18_two_ranks_train_the_same_ensemble(tmp_path: Path, start: Path) -> None:
+    """Every member's weights and nu, the aggregate's statistics and figures, and what was logged."""
+    for name in SPREAD_RUNS:  # the comparisons are there before two processes look for them
+        run_stage(tmp_path / "alone" / name, start, SPREAD_RUNS[name])
+        copied = tmp_path / "spread" / name
+        (copied / "collect/samples").mkdir(parents=True)
+        (copied / "M1").symlink_to(start / "M1")
+        shutil.copy(tmp_path / "alone" / name / "preferences.db", copied)
+        (copied / "collect/samples/preferences.jsonl").write_text("")
+    spawn(train_on_a_rank, (tmp_path / "spread", start), nprocs=2)
+    for name in SPREAD_RUNS:
+        one, two = (tmp_path / kind / name for kind in ("alone", "spread"))
+        folders = ["R-1", "R-1/members/1", "R-1/members/2"]
+        for folder in folders:
+            mine, theirs = load_file(one / folder / WEIGHTS), load_file(two / folder / WEIGHTS)
+            for key, tensor in mine.items():
+                torch.testing.assert_close(theirs[key], tensor, atol=1e-5, rtol=0, msg=f"{name} {folder} {key}")
+            told, found = (json.loads((run / folder / "rm.json").read_text()) for run in (one, two))
+            for key in ("mean", "std", "nll", "accuracy", "nu"):
+                assert found[key] == pytest.approx(told[key], abs=1e-4), (name, folder, key)
+        body = load_file(start / "M1" / WEIGHTS)
+        assert max((mine[key] - tensor).abs().max() for key, tensor in body.items() if key in mine) > 1e-3, "it learnt"
+        for part in ("", "member-2/"):
+            logs = (logged(run / f"reward/{part}metrics.jsonl") for run in (one, two))
+            for row, other in zip(*logs, strict=True):
+                assert other == pytest.approx(row, rel=1e-3, abs=1e-4)
 
 
 def test_a_later_round_goes_on_with_each_member(tmp_path: Path, start: Path) -> None:

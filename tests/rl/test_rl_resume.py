@@ -44,7 +44,7 @@ CONFIG = rl.RLConfig(
     learner=LearnerConfig(alpha=0.1, gamma=0.05, kl_target=0.5, kl_horizon=20, epochs=2),
 )  # fmt: skip
 SFT = SFTConfig(tasks=20, seq_len=320, batch_size=2)
-RARE = ("time",)
+RARE = ("time", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,17 @@ def test_rlhf_23_an_interrupted_stage_ends_in_the_same_model(
     assert (stopped / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
     assert not (stopped / "rl/checkpoints").exists()
     assert torch.isfinite(torch.tensor([row["loss/policy"] for row in rows])).all()
+
+
+def test_the_critic_starts_from_r_in_units_of_the_reward(tmp_path: Path, parents: Path) -> None:
+    """V of the state before each token is β·r/s of what was read so far."""
+    learner = CONFIG.learner.model_copy(update={"beta": 2.0})
+    run_stage(tmp_path, parents, steps=1, eval_every=1, learner=learner, save_rollouts=True)
+    reward = RewardModel.load(parents / "R")
+    (row, *_) = map(json.loads, (tmp_path / "rl/samples/rollouts-000001.jsonl").read_text().splitlines())
+    with torch.no_grad():
+        raw = reward.scorer.scores(reward.scorer.hidden(torch.tensor([row["ids"]])))[0, row["prompt_len"] - 1 : -1]
+    assert row["version"] == 0 and row["values"] == pytest.approx((2.0 / reward.std * raw).tolist(), abs=1e-4)
 
 
 def test_composite_rewards_are_frozen_logged_and_measured(tmp_path: Path, parents: Path) -> None:

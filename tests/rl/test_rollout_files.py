@@ -17,6 +17,7 @@ def test_a_row_holds_what_the_update_was_made_of() -> None:
     rollout.scores, rollout.valid = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([True, False, True])
     rollout.parts = {"judge": torch.tensor([7.0, float("nan"), 3.0])}
     rollout.advantages = torch.arange(9.0).view(3, 3)
+    rollout.version = 17
     first, second, third = rollout_rows(4, rollout, TASKS)
     assert (first["step"], first["prompt_id"], first["sample"], first["ids"]) == (4, "a", 0, [1, 5, 7, 2])
     assert (second["sample"], second["finish"], second["valid"], second["parts"]) == (
@@ -27,6 +28,7 @@ def test_a_row_holds_what_the_update_was_made_of() -> None:
     )
     assert third["prompt_id"] == "b" and third["prompt_len"] == 1 and third["sample"] == 0 and third["score"] == 2.0
     assert [row["advantages"] for row in (first, second, third)] == [[0, 1], [3, 4, 5], [6]]
+    assert {row["version"] for row in (first, second, third)} == {17}
     assert first["sampler_logprobs"] == [-0.5, -0.5] and "values" not in first
 
 

@@ -128,10 +128,11 @@ def measure_utility(
     full = full_reward(scored.rewards, finished, lengths, max_new_tokens)
     learned = rewards.tools.model.rewards(prompts, responses, owners)
     kl, log_ratio = response_kl(model, reference, prompts, responses, owners, temperature)
+    group = torch.tensor(owners)
     terms = {
         "sft": sft_loss(model, examples) if examples is not None else (0.0, 0.0),
-        "reward": mean_and_se(-full[scored.valid]),
-        "omega": mean_and_se(kl),
+        "reward": mean_and_se(-full[scored.valid], group[scored.valid]),
+        "omega": mean_and_se(kl, group),
     }
     row = utility_log(terms, alpha=alpha, beta=beta, gamma=gamma, n=len(responses))
     row |= {"utility/omega_sampled": log_ratio.mean().item(), "utility/temperature": temperature}

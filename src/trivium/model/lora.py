@@ -5,6 +5,7 @@ that it is trained on. Files have the names that PEFT gives them.
 """
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -30,6 +31,20 @@ M = TypeVar("M", bound=Decoder)
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear maps of a block."""
 WEIGHTS = "adapter_model.safetensors"
+PLAIN = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "use_rslora": False,
+    "use_dora": False,
+    "rank_pattern": None,
+    "alpha_pattern": None,
+    "layers_to_transform": None,
+    "layer_replication": None,
+    "exclude_modules": None,
+}
+"""What a file of PEFT's says where an adapter is nothing more than B A on some maps of every block."""
 
 
 class LoRAConfig(Config):
@@ -198,6 +213,28 @@ def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
         "use_dora": False,
     }
     write_json(folder / "adapter_config.json", settings)
+
+
+def read_lora_config(folder: Path) -> LoRAConfig:
+    """Rank, alpha and maps of the adapter in a folder, written by `save_adapter` or by PEFT.
+
+    Raises:
+        ModelError: there is none, or it is of a kind that is not known here.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        settings = json.loads(path.read_text())
+        found = {"rank": settings["r"], "alpha": settings["lora_alpha"], "targets": settings["target_modules"]}
+        others = sorted(key for key, plain in PLAIN.items() if settings.get(key, plain) not in (plain, None, [], {}))
+        config = LoRAConfig.model_validate(found)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}). Name the folder of an adapter.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{path} holds no r, lora_alpha and target_modules that fit a decoder of ours.") from None
+    if others or config.rank < 1:
+        odd = f"{others[0]} = {settings[others[0]]!r}" if others else "r = 0"
+        raise ModelError(f"{path}: {odd} is not known here, only plain low-rank adapters are. Merge it with PEFT.")
+    return config
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@
 import math
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
-from trivium.objectives.tokens import Aggregate, upcast
+from trivium.objectives.tokens import Aggregate
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -46,10 +47,19 @@ def utility_log(
     return row | {"utility/alpha": alpha, "utility/beta": beta, "utility/gamma": gamma, "utility/n": n}
 
 
-def mean_and_se(values: Tensor) -> tuple[float, float]:
-    """Mean of independent values (n,) and its standard error; the error of a single value is NaN."""
-    values = upcast(values).double()
-    return values.mean().item(), (values.std(unbiased=True) / math.sqrt(values.numel())).item()
+def mean_and_se(values: Tensor, clusters: Tensor) -> tuple[float, float]:
+    """Mean of values (n,) and its standard error, where values of one cluster are alike.
+
+    Args:
+        values: (n,) such as the rewards of responses.
+        clusters: (n,) integers, such as the prompt of each response. Where all differ, the error is the plain one.
+    Returns:
+        The mean and its error, as of `ratio_and_se`.
+    """
+    _, rows = clusters.unique(return_inverse=True)
+    values = values.double()
+    sums = values.new_zeros(int(rows.max()) + 1 if len(rows) else 0).index_add(0, rows, values)
+    return ratio_and_se(sums, torch.bincount(rows))
 
 
 def ratio_and_se(sums: Tensor, counts: Tensor) -> tuple[float, float]:
@@ -72,8 +82,8 @@ def ratio_and_se(sums: Tensor, counts: Tensor) -> tuple[float, float]:
     return ratio, (residual.square().sum() * n / (n - 1)).sqrt().item() / counts.sum().item()
 
 
-def effective_alpha(
-    alpha: float,
+def effective_weight(
+    weight: float,
     *,
     sigma: float = 1.0,
     aggregate: Aggregate = "seq_sum",
@@ -81,28 +91,28 @@ def effective_alpha(
     l_max: int = 1,
     token_count: int = 1,
 ) -> float:
-    """The weight of L_SFT in an update whose policy term has been rescaled, so that U keeps its proportions.
+    """What a weight of U becomes in an update whose policy term has been rescaled.
 
-    Whitening divides the policy term by sigma; `const` divides it by l_max, `token` by the mean length token_count / n.
-    alpha is divided by the same. No constant makes `seq_mean` proportional to the gradient of U; the mean length
-    matches its scale.
+    Whitening divides the policy term, and with it beta and gamma, by sigma; `const` divides it by l_max, `token` by the
+    mean length token_count / n. alpha must be divided by the same, so that U keeps its proportions. No constant makes
+    `seq_mean` proportional to the gradient of U; the mean length matches its scale.
 
     Args:
-        alpha: as in U.
+        weight: as in U.
         sigma: standard deviation by which advantages were divided; 1 without whitening. 0 means they were all zero and
-            nothing was divided: the policy term is absent and alpha is not rescaled for it.
+            nothing was divided: the policy term is absent and no weight is rescaled for it.
         aggregate: as in `aggregate_loss`.
         n: sequences in the batch over which the policy term is averaged.
         l_max: the cap on response length.
         token_count: real tokens in the same batch.
     Returns:
-        The multiplier of mean L_SFT.
+        The multiplier of the gradient of the weight's term; for alpha, of mean L_SFT.
     Raises:
         ValueError: sigma is negative, or a count that is needed is not positive.
     """
     if sigma < 0 or min(n, l_max, token_count) < 1:
         raise ValueError(f"sigma {sigma}, n {n}, l_max {l_max}, token_count {token_count}: expected >= 0 and >= 1.")
-    scale = alpha / sigma if sigma > 0 else alpha
+    scale = weight / sigma if sigma > 0 else weight
     if aggregate == "const":
         return scale / l_max
     if aggregate in ("token", "seq_mean"):

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from trivium.data.branches import response_batches
 from trivium.model import Scorer, load_scorer, save_model
 from trivium.rewards.ensemble import Aggregate, aggregate_scores
 from trivium.tokenizer import Tokenizer
+
+Normalisation = Literal["scale", "shift"]
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,10 @@ class RewardModel:
         """(N,) normalised rewards."""
         return (self.raw_scores(prompts, responses, prompt_of) - self.mean) / self.std
 
-    def freeze_normalisation(self, raw_scores: Tensor) -> None:
-        """Take mean and standard deviation from raw scores of M1's samples."""
+    def freeze_normalisation(self, raw_scores: Tensor, kind: Normalisation = "scale") -> None:
+        """Take the mean, and with `scale` the standard deviation, from raw scores of M1's samples."""
         self.mean = raw_scores.double().mean().item()
-        self.std = max(raw_scores.double().std(unbiased=False).item(), 1e-6)
+        self.std = max(raw_scores.double().std(unbiased=False).item(), 1e-6) if kind == "scale" else 1.0
 
     def save(self, folder: Path) -> None:
         """A Hugging Face sequence classifier with one label, its tokenizer, and rm.json.

@@ -43,6 +43,8 @@ def departures(algorithm: str, switches: Any, learner: LearnerConfig) -> list[st
         found.append("kl_target: the coefficient moves away from U's γ")
     if learner.epochs * learner.minibatches > 1:
         found.append(f"{learner.epochs * learner.minibatches} updates a rollout: all but the first are off-policy")
-    if learner.importance != "none" and learner.importance != "sequence":
+    if learner.importance in ("token", "icepop", "old"):
         found.append(f"importance {learner.importance}: weights per token are biased")
+    if learner.importance == "sequence" and learner.importance_cap is not None:
+        found.append(f"importance_cap {learner.importance_cap:g}: weights above it are cut")
     return found

@@ -43,21 +43,18 @@ class GroupAlgorithm:
 
     def advantages(self, rollout: Rollout) -> dict[str, float]:
         """Compare each response's whole reward, a KL penalty in the reward included, with those of its group."""
-        figures = self.leave_out(rollout)
+        self.leave_out(rollout)
         size, scores = group_size(rollout), response_rewards(rollout)
         found = group_advantages(scores, size, self.kind, rollout.valid)
         rollout.advantages = found[:, None] * rollout.loss_mask
-        return figures | {"sigma": self._sigma(scores, found, size, rollout.valid)} | spread(rollout)
+        return {"sigma": self._sigma(scores, found, size, rollout.valid)} | spread(rollout)
 
-    def leave_out(self, rollout: Rollout) -> dict[str, float]:
+    def leave_out(self, rollout: Rollout) -> None:
         """Mark rows without a baseline as invalid, and, if so configured, those whose group has but one reward."""
         size = group_size(rollout)
         rollout.valid = usable_rows(rollout.valid, size)
-        level = level_groups(rollout.scores, size, rollout.valid)
-        usable = rollout.valid.view(-1, size).any(1)
         if self.config.filter_groups:
-            rollout.valid = rollout.valid & ~level.repeat_interleave(size)
-        return {"groups/zero_variance": ((level & usable).sum() / usable.sum().clamp(min=1)).item()}
+            rollout.valid = rollout.valid & ~level_groups(rollout)[0].repeat_interleave(size)
 
     def _sigma(self, scores: Tensor, found: Tensor, size: int, valid: Tensor) -> float:
         if self.kind != "grpo":
@@ -97,12 +94,17 @@ def response_rewards(rollout: Rollout) -> Tensor:
     return rollout.rewards.masked_fill(~rollout.loss_mask, 0.0).sum(1)
 
 
-def level_groups(scores: Tensor, size: int, valid: Tensor) -> Tensor:
-    """(prompts,) bool: all valid responses of the group have the same score, so that it teaches nothing."""
-    grouped, rows = scores.view(-1, size), valid.view(-1, size)
-    high = grouped.masked_fill(~rows, -torch.inf).amax(1)
-    low = grouped.masked_fill(~rows, torch.inf).amin(1)
-    return high <= low
+def level_groups(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Which prompts teach nothing without a critic, their valid responses having one score.
+
+    Returns:
+        (prompts,) bool: all valid scores are equal; (prompts,) bool: there are two of them or more.
+    """
+    rows = torch.tensor(rollout.prompt_of)[rollout.valid]
+    scores, prompts = rollout.scores[rollout.valid], len(rollout.prompts)
+    high = scores.new_full((prompts,), -torch.inf).scatter_reduce(0, rows, scores, "amax")
+    low = scores.new_full((prompts,), torch.inf).scatter_reduce(0, rows, scores, "amin")
+    return high <= low, torch.bincount(rows, minlength=prompts) > 1
 
 
 def spread(rollout: Rollout) -> dict[str, float]:

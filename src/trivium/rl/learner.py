@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from functools import partial
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor
@@ -15,13 +16,13 @@ from trivium.batch import Batch
 from trivium.data.branches import ResponseBatch
 from trivium.distributed import gathered
 from trivium.model import Decoder, Scorer
-from trivium.objectives.kl import KLController, kl_estimate, kl_loss, shape_rewards
+from trivium.objectives.kl import KLController, kl_loss, shape_rewards
 from trivium.objectives.lm import linear_lm_loss
-from trivium.objectives.policy import WeightKind, effective_sample_size, importance_weights
-from trivium.objectives.tokens import masked_mean
-from trivium.objectives.utility import effective_alpha
+from trivium.objectives.policy import effective_sample_size, explained_variance, importance_weights
+from trivium.objectives.utility import effective_weight
 from trivium.optim import OptimConfig, Optimizer
 from trivium.rl.algorithm import Algorithm
+from trivium.rl.figures import rollout_figures
 from trivium.rl.ppo import PPO
 from trivium.rl.reward import MissingEOS, length_penalty, overlong_penalty, penalise_unfinished
 from trivium.rl.rollout import Rollout, end_values, over_rollout, response_logprobs, response_values
@@ -51,7 +52,7 @@ class LearnerConfig(Config):
     minibatches: int = Field(default=2, ge=1)
     """Optimiser steps per pass."""
     critic_warmup: int = Field(default=0, ge=0)
-    """First steps in which only the critic learns."""
+    """First steps of a round in which only the critic, which starts anew, learns."""
     max_approx_kl: float | None = Field(default=None, gt=0)
     """End a rollout's updates when KL(old || new) per token, in nats, exceeds this; unset never does."""
     missing_eos: MissingEOS = "min"
@@ -61,10 +62,13 @@ class LearnerConfig(Config):
     """Tokens below the cap over which the reward falls, along a line, by up to 1 (DAPO); 0 is off."""
     length_penalty: float = Field(default=0.0, ge=0)
     """Taken off the reward for every token."""
-    importance: WeightKind | Literal["none"] = "none"
-    """Weights exp(old - sampler) for responses that another engine drew: `token`, `icepop`, `sequence`, or `none`."""
-    importance_cap: float = Field(default=2.0, gt=1)
-    """Upper limit of these weights."""
+    importance: Literal["none", "token", "icepop", "sequence", "old"] = "none"
+    """For responses that another engine drew: weights exp(old - sampler) by `token`, `icepop` or `sequence`; or `old`
+    takes the sampler's log-probabilities for the old ones, so that the ratio is new against sampler."""
+    importance_cap: float | None = Field(default=2.0, gt=1)
+    """Upper limit of `token` and `sequence` weights; unset is none, with which `sequence` is exact."""
+    icepop_range: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(ge=1)]] = (0.5, 5.0)
+    """`icepop` leaves tokens out whose weight lies outside."""
     optim: OptimConfig = OptimConfig(lr=2e-4, eps=1e-5, warmup_steps=10, schedule="constant")
     """The policy's optimiser."""
     critic_optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-5, warmup_steps=10, schedule="constant")
@@ -92,9 +96,10 @@ class Learner:
         config: LearnerConfig,
         total_updates: int,
         seed: int,
+        first_step: int = 0,
     ):
         self.policy, self.reference, self.critic = policy, reference, critic
-        self.algorithm, self.config, self.seed = algorithm, config, seed
+        self.algorithm, self.config, self.seed, self.first_step = algorithm, config, seed, first_step
         self.optimizer = Optimizer(policy, config.optim, total_updates)
         self.critic_optimizer = Optimizer(critic, config.critic_optim, total_updates) if critic is not None else None
         self.controller = KLController(config.gamma, config.kl_target, config.kl_horizon)
@@ -116,7 +121,11 @@ class Learner:
             return lambda batch: response_logprobs(model, batch, temperature)
 
         tokens = config.microbatch_tokens
-        rollout.old_logprobs = over_rollout(rollout, under(policy), device, tokens)
+        if rollout.version is None:
+            rollout.version = self.updates
+        trainer = rollout.old_logprobs = over_rollout(rollout, under(policy), device, tokens)
+        if config.importance == "old":
+            rollout.old_logprobs = rollout.sampler_logprobs.clone()
         rollout.ref_logprobs = over_rollout(rollout, under(self.reference), device, tokens)
         if self.critic is not None:
             critic = gathered(self.critic)
@@ -133,38 +142,32 @@ class Learner:
         for name, tensor in told.items():
             if tensor.numel() and not tensor[mask].isfinite().all():
                 raise NumericalFault(f"{name} is not finite")
-        metrics = self.algorithm.advantages(rollout) | self._weigh(rollout)
-        k1 = kl_estimate(rollout.old_logprobs, rollout.ref_logprobs, "k1").masked_fill(~mask, 0.0).sum(1)
-        gap = (rollout.old_logprobs - rollout.sampler_logprobs).abs().masked_fill(~mask, 0.0)
-        kl = k1[valid].mean().item()
-        metrics |= {
-            "reward/mean": rollout.scores[valid].mean().item(),
-            "reward/std": rollout.scores[valid].std(unbiased=False).item() if valid.any() else 0.0,
-            "kl/sequence": kl,
-            "kl/token": (k1.sum() / mask.sum().clamp(min=1)).item(),
-            "kl/coefficient": gamma,
-            "sampler/gap_mean": masked_mean(gap, mask).item(),
-            "sampler/gap_max": gap.max().item(),
-            "length/mean": rollout.lengths.float().mean().item(),
-            "length/p95": rollout.lengths.float().quantile(0.95).item(),
-            "eos_rate": rollout.finished.float().mean().item(),
-            "invalid": float((~valid).sum()),
-            "surprisal": -masked_mean(rollout.old_logprobs, mask).item(),
-        }
+        metrics = rollout_figures(rollout, trainer) | {"kl/coefficient": gamma}
+        metrics |= self.algorithm.advantages(rollout)
+        if self.critic is not None:
+            explained = explained_variance(rollout.values, rollout.returns, rollout.loss_mask)
+            metrics["explained_variance"] = explained.item()
+        metrics |= self._weigh(rollout, trainer)
         if valid.any():
-            self.controller.update(kl, int(valid.sum()))
+            self.controller.update(metrics["kl/sequence"], int(valid.sum()))
         return metrics
 
-    def _weigh(self, rollout: Rollout) -> dict[str, float]:
-        """Correct for another sampler: every loss is linear in the advantages, so they take the weights."""
-        kind = self.config.importance
-        if kind == "none":
-            return {}
-        mask = rollout.loss_mask
-        weights = importance_weights(
-            rollout.old_logprobs, rollout.sampler_logprobs, mask, kind, self.config.importance_cap
-        )
-        rollout.advantages = rollout.advantages * weights
+    def _weigh(self, rollout: Rollout, trainer: Tensor) -> dict[str, float]:
+        """Correct for another sampler: every loss is linear in the advantages, so they take the weights.
+
+        Without a correction the figure is that of exact weights, which nothing takes.
+        """
+        config, mask = self.config, rollout.loss_mask
+        cap: float | None
+        if config.importance == "none" or config.importance == "old":
+            kind, floor, cap = "sequence", 0.0, None
+        elif config.importance == "icepop":
+            kind, (floor, cap) = config.importance, config.icepop_range
+        else:
+            kind, floor, cap = config.importance, 0.0, config.importance_cap
+        weights = importance_weights(trainer, rollout.sampler_logprobs, mask, kind, cap, floor)
+        if kind == config.importance:
+            rollout.advantages = rollout.advantages * weights
         each = weights[:, 0][rollout.valid] if kind == "sequence" else weights[mask]
         return {"importance/ess": (effective_sample_size(each) / max(1, len(each))).item()}
 
@@ -179,7 +182,7 @@ class Learner:
         """All updates on one rollout: each epoch reshuffles the prompts; a response is never split.
 
         Args:
-            step: 0-based; with the seed it decides the shuffles.
+            step: from `first_step` on; with the seed it decides the shuffles.
             sigma: what advantages were divided by.
             sft_batches: index -> a batch of fine-tuning data; needed when alpha > 0.
             on_fault: called with what was wrong and the minibatch's responses, where a network's update was left
@@ -190,14 +193,14 @@ class Learner:
             if rollout.valid[index]:
                 members.setdefault(prompt, []).append(index)
         sums: dict[str, float] = {}
-        done = 0
+        done, drawn_at = 0, self.updates if rollout.version is None else rollout.version
         for epoch in range(self.config.epochs):
             order = sorted(members)
             python_rng(self.seed, "minibatches", step, epoch).shuffle(order)
             for part in split(order, self.config.minibatches):
                 chosen = [index for prompt in part for index in members[prompt]]
-                metrics: dict[str, float] = {}
-                if step >= self.config.critic_warmup:
+                metrics = dict.fromkeys(("staleness/mean", "staleness/max"), float(self.updates - drawn_at))
+                if step - self.first_step >= self.config.critic_warmup:
                     metrics |= self._policy_step(rollout, chosen, sigma, sft_batches, on_fault)
                 metrics |= self._critic_step(rollout, chosen, on_fault)
                 self.updates += 1
@@ -239,8 +242,8 @@ class Learner:
     ) -> dict[str, float]:
         config, device = self.config, self.policy.device
         mask = rollout.loss_mask
-        tokens, width = int(mask[chosen].sum()), mask.shape[1]
-        count = self._count(len(chosen), tokens, width)
+        tokens, width, cap = int(mask[chosen].sum()), mask.shape[1], rollout.cap or mask.shape[1]
+        count = self._count(len(chosen), tokens, cap)
         metrics: dict[str, float] = {}
         for batch, counts in own_share(list(rollout.batches(chosen, config.microbatch_tokens))):
             rows = batch.responses
@@ -276,20 +279,24 @@ class Learner:
                 metrics[name] = max(old, value.item()) if name.endswith("max") else old + share * value.item()
         metrics = totals(metrics)
         finite(metrics["loss/policy"] + metrics.get("loss/kl", 0.0))
+        weights = self._effective(sigma, len(chosen), cap, tokens)
+        metrics |= {f"{name}/effective": weight for name, weight in weights.items()}
         if config.alpha > 0:
-            weight = effective_alpha(
-                config.alpha,
-                sigma=sigma,
-                aggregate=self.algorithm.aggregate,
-                n=len(chosen),
-                l_max=width,
-                token_count=tokens,
-            )
-            metrics |= sft_gradient(self.policy, weight, self.updates, sft_batches)
+            metrics |= sft_gradient(self.policy, weights["alpha"], self.updates, sft_batches)
         return metrics
 
-    def _count(self, sequences: int, tokens: int, width: int) -> float:
-        return {"seq_sum": sequences, "seq_mean": sequences, "token": tokens, "const": sequences * width}[
+    def _effective(self, sigma: float, n: int, cap: int, tokens: int) -> dict[str, float]:
+        """What U's weights are in an update; a KL in the loss is not divided by what the advantages were."""
+        scale = partial(effective_weight, aggregate=self.algorithm.aggregate, n=n, l_max=cap, token_count=tokens)
+        in_reward = self.algorithm.kl == "reward"
+        return {
+            "alpha": scale(self.config.alpha, sigma=sigma),
+            "beta": scale(self.config.beta, sigma=sigma),
+            "gamma": scale(self.controller.gamma, sigma=sigma if in_reward else 1.0),
+        }
+
+    def _count(self, sequences: int, tokens: int, cap: int) -> float:
+        return {"seq_sum": sequences, "seq_mean": sequences, "token": tokens, "const": sequences * cap}[
             self.algorithm.aggregate
         ]
 
@@ -316,10 +323,7 @@ class Learner:
             backward(loss.loss_sum / tokens, counts)
             if not counts:
                 continue
-            share = int(mask[rows].sum()) / tokens
             metrics["loss/value"] = metrics.get("loss/value", 0.0) + loss.loss_sum.item() / tokens
-            explained = loss.metrics["explained_variance"].nan_to_num().item()
-            metrics["explained_variance"] = metrics.get("explained_variance", 0.0) + share * explained
         metrics = totals(metrics)
         finite(metrics["loss/value"])
         return metrics

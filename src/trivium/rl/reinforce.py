@@ -24,7 +24,8 @@ class Reinforce(GroupAlgorithm):
 
     def advantages(self, rollout: Rollout) -> dict[str, float]:
         """Rewards-to-go over real actions, less the group's mean where configured; whitened once per rollout."""
-        figures = self.leave_out(rollout) if self.config.baseline or self.config.filter_groups else {}
+        if self.config.baseline or self.config.filter_groups:
+            self.leave_out(rollout)
         mask = rollout.loss_mask
         to_go, _ = gae(rollout.rewards, torch.zeros_like(rollout.rewards), mask, 1.0, 1.0)
         if self.config.baseline:
@@ -34,4 +35,4 @@ class Reinforce(GroupAlgorithm):
             mean = scores.sum(1) / kept.sum(1).clamp(min=1)
             to_go = to_go - mean.repeat_interleave(size)[:, None]
         rollout.advantages, mean, std = whiten(to_go, mask)
-        return figures | {"sigma": std.item(), "advantage_mean": mean.item(), "advantage_std": std.item()}
+        return {"sigma": std.item(), "advantage_mean": mean.item(), "advantage_std": std.item()}

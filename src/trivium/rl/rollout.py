@@ -29,6 +29,10 @@ class Rollout:
     sampler_logprobs: Tensor
     """(N, L) by the sampler, after the temperature."""
     temperature: float = 1.0
+    cap: int = 0
+    """Most tokens a response may have; 0 takes the longest of them."""
+    version: int | None = None
+    """Optimiser steps that the policy had made when it drew them; None takes those made when they are prepared."""
     parts: dict[str, Tensor] = field(default_factory=dict)
     """(N,) raw reward parts by source, for the log."""
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -104,7 +108,8 @@ def sample_rollout(
     logprobs[length_mask(lengths)] = torch.tensor([value for _, values, _ in drawn for value in values])
     finished = torch.tensor([ended for _, _, ended in drawn])
     owners = [index for index in range(len(prompts)) for _ in range(samples_per_prompt)]
-    return Rollout(prompts, [ids for ids, _, _ in drawn], owners, finished, logprobs, temperature)
+    responses = [ids for ids, _, _ in drawn]
+    return Rollout(prompts, responses, owners, finished, logprobs, temperature, cap=max_new_tokens)
 
 
 def response_logprobs(model: Decoder, batch: ResponseBatch, temperature: float) -> Tensor:

@@ -15,6 +15,16 @@ ADAPTER = "adapter"
 """Folder of a model directory that holds its low-rank adapters once more, apart from the weights."""
 
 
+def write_model(model: Decoder, tokenizer: Tokenizer, folder: Path, base: str = "") -> None:
+    """The weights, those of adapters merged into them; the tokenizer; and the adapters once more, for `base`."""
+    if model.adapter is None:
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    else:
+        save_adapter(model, folder / ADAPTER, base)
+    save_model(merged(model), folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    tokenizer.save(folder)
+
+
 def save_artifact(
     model: Decoder, tokenizer: Tokenizer, folder: Path, title: str, facts: dict[str, Any], base: str = ""
 ) -> None:
@@ -27,18 +37,13 @@ def save_artifact(
     model = gathered(model)
     if not is_main():
         return
-    if model.adapter is None:
-        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    else:
-        save_adapter(model, folder / ADAPTER, base)
+    if model.adapter is not None:
         facts = facts | {ADAPTER: f"rank {model.adapter.rank} on {base}, in `{ADAPTER}/` for PEFT"}
-    model = merged(model)
-    save_model(model, folder, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
-    tokenizer.save(folder)
+    write_model(model, tokenizer, folder, base)
     config = model.config
     rows = {
         "architecture": config.family,
-        "parameters": f"{model.parameter_count():,}",
+        "parameters": f"{merged(model).parameter_count():,}",
         "layers × width": f"{config.n_layers} × {config.d_model}",
         "context": f"{config.max_seq_len} tokens",
         "vocabulary": f"{config.vocab_size}",

@@ -9,6 +9,7 @@ from pydantic import Field
 from trivium.base.config import MOST, Config
 from trivium.base.errors import DataError
 from trivium.base.files import write_jsonl
+from trivium.base.fingerprint import fingerprint
 from trivium.base.log import say
 from trivium.base.ranks import broadcast, is_main
 from trivium.data.drops import Drops
@@ -92,7 +93,7 @@ def run(
             return {}, []
         write_jsonl(stage.samples / "answers.jsonl", found["shown"].values())
         write_jsonl(stage.samples / "counts.jsonl", found["counts"])
-        return {"models": found["results"]}, [stage.samples]
+        return {"models": found["results"], "utility_prompts": bench.utility_prompts}, [stage.samples]
 
     inputs: dict[str, Path | str] = {**folders, "R": reward_folder, "corpus": shards} | config.tasks.inputs
     inputs |= {"weights": str(weights), "sft": sft.model_dump_json()} | rl.reward_inputs
@@ -180,6 +181,11 @@ class _Bench:
         result |= self._utility(model)
         result["parameters"] = model.parameter_count()
         return result, answers
+
+    @property
+    def utility_prompts(self) -> str:
+        """Fingerprint of the prompts on which U is measured."""
+        return fingerprint([task.prompt for task in self.tasks[: self.config.utility_prompts]])
 
     def _utility(self, model: Decoder) -> dict[str, float]:
         config, learner = self.config, self.learner

@@ -15,7 +15,7 @@ from trivium.base.toml import dump_toml
 from trivium.data.config import DataConfig
 from trivium.model import ModelConfig
 from trivium.model.hf import read_config
-from trivium.runs import RunDir, keep_run, read_manifest, read_metrics, write_lineage
+from trivium.runs import RunDir, StageDir, keep_run, read_manifest, read_metrics, write_lineage
 from trivium.runs.directory import SIMPLE_NAME
 from trivium.runs.outstanding import outstanding, owe_all
 from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
@@ -348,5 +348,15 @@ def _utility_rows(run: RunDir, evaluation: dict[str, Any]) -> list[dict[str, Any
     for stage in run.stages():
         if stage.name.split("-")[0] == "rl":
             measured = [row for row in read_metrics(stage.metrics_path) if "utility/total" in row]
-            rows += [{"model": "policy", "stage": stage.name, "step": row["step"]} | plain(row) for row in measured]
-    return rows + [{"model": name, "stage": "evaluate"} | plain(each) for name, each in evaluation["models"].items()]
+            named = {"model": "policy", "stage": stage.name} | _measured_with(stage)
+            rows += [named | {"step": row["step"]} | plain(row) for row in measured]
+    named = {"stage": "evaluate"} | _measured_with(run.stage("evaluate"))
+    return rows + [{"model": name} | named | plain(each) for name, each in evaluation["models"].items()]
+
+
+def _measured_with(stage: StageDir) -> dict[str, str | None]:
+    """Fingerprints of what U was measured with: two rows of equal ones may be compared."""
+    manifest = read_manifest(stage)
+    assert manifest is not None
+    found = {"reference": manifest.inputs.get("M1"), "reward_model_weights": manifest.inputs.get("R")}
+    return found | {"prompts": manifest.result.get("utility_prompts")}

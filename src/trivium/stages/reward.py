@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trivium.base.errors import ConfigError, StageFailed
+from trivium.base.fingerprint import fingerprint
 from trivium.base.log import say
 from trivium.base.ranks import is_main
 from trivium.base.seeding import derive_seed, python_rng
@@ -256,9 +257,9 @@ def _normalise(context: Context, config: RewardConfig, model: RewardModel, base:
     ids = [answer.sample.ids for answer in answers]
     if model.ensemble is not None:
         for member in model.ensemble.members:
-            member.freeze_normalisation(member.raw_scores(prompts, ids, owners))
-    model.freeze_normalisation(model.raw_scores(prompts, ids, owners))
-    model.figures |= {"normalised_on": len(answers)}
+            member.freeze_normalisation(member.raw_scores(prompts, ids, owners), config.normalise)
+    model.freeze_normalisation(model.raw_scores(prompts, ids, owners), config.normalise)
+    model.figures |= {"normalised_on": len(answers), "normalised_prompts": fingerprint([task.prompt for task in tasks])}
     if model.ensemble is not None:
         deviation = score_deviation(model.member_scores(prompts, ids, owners)) / model.std
         model.figures["ensemble"] = {"disagreement_M1": deviation.mean().item()}

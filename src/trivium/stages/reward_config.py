@@ -8,6 +8,7 @@ from trivium.base.config import MOST
 from trivium.optim import OptimConfig
 from trivium.rewards.ensemble import Aggregate
 from trivium.rewards.learning import RewardLossConfig
+from trivium.rewards.model import Normalisation
 from trivium.stages.tasks import TaskConfig
 from trivium.training import TrainConfig
 
@@ -46,6 +47,9 @@ class RewardConfig(TrainConfig):
     """Steps between evaluations on held-out prompts."""
     normalise_samples: int = Field(default=1024, ge=2, le=MOST)
     """Samples of M1 whose scores' mean and deviation are frozen in R."""
+    normalise: Normalisation = "scale"
+    """What the frozen statistics do: `scale` makes their mean 0 and their deviation 1; `shift` makes their mean 0 and
+    keeps the unit, log-odds."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Cap on those samples, in tokens."""
     tasks: TaskConfig = TaskConfig(count=256)

@@ -1,15 +1,16 @@
 """Reinforcement learning against the reward: the artifact is M2 (or the policy of a round)."""
 
 import math
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from trivium.base.errors import ConfigError, DataError, NumericalFault, StageFailed
-from trivium.base.fingerprint import fingerprint_path
+from trivium.base.fingerprint import fingerprint, fingerprint_path
 from trivium.base.log import say
 from trivium.base.ranks import is_main
 from trivium.data.drops import Drops
@@ -19,6 +20,7 @@ from trivium.evaluation.gauge import find_alarm
 from trivium.evaluation.utility import measure_utility
 from trivium.model import Decoder, Scorer
 from trivium.model.lora import add_lora, load_adapter, twin
+from trivium.objectives.policy import WeightKind
 from trivium.objectives.preference import dpo_beta
 from trivium.preferences.pairs import ranked_from_store
 from trivium.preferences.store import PreferenceStore
@@ -160,8 +162,8 @@ class _Session:
         config = self.config
         algorithm = ALGORITHMS[config.algorithm](config.switches)
         critic = self._critic() if algorithm.needs_critic else None
-        seed = self.context.seed + self.round
-        return Learner(self.policy, self.reference, critic, algorithm, config.learner, self._updates, seed)
+        seed, first = self.context.seed + self.round, self.round * config.steps
+        return Learner(self.policy, self.reference, critic, algorithm, config.learner, self._updates, seed, first)
 
     def _offline_learner(self) -> DPOLearner:
         config, learner = self.config, self.config.learner
@@ -255,7 +257,8 @@ class _Session:
             load_weights(self.policy, self.best)
         trained = sum(tensor.numel() for tensor in trained_weights(self.policy).values())
         result = {"algorithm": config.algorithm, "round": self.round, "responses": self._responses()}
-        result |= {"trained_parameters": trained} | self.state
+        prompts = fingerprint([task.prompt for task in self.held])
+        result |= {"trained_parameters": trained, "utility_prompts": prompts} | self.state
         return result | ({"mutants": self.mutants} if self.mutants else {})
 
     def step(self, number: int) -> tuple[dict[str, float], bool]:
@@ -297,7 +300,7 @@ class _Session:
         return self.config.steps * self.config.prompts_per_step * self.config.samples_per_prompt
 
     def _learn(self, learner: Learner, step: int) -> dict[str, float]:
-        config, seed = self.config, self.context.seed
+        config, seed, began = self.config, self.context.seed, time.perf_counter()
         overall = self.round * config.steps + step
         first = overall * config.prompts_per_step
         tasks = [self.tasks[(first + index) % len(self.tasks)] for index in range(config.prompts_per_step)]
@@ -312,6 +315,7 @@ class _Session:
             eos_id=self.tokenizer.eos_id,
             temperature=config.temperature,
         )
+        rollout.version = learner.updates
         values = self._score(rollout, tasks)
 
         def fault(what: str, responses: Iterable[int]) -> None:
@@ -326,7 +330,8 @@ class _Session:
             fault(error.what, range(len(rollout.responses)))
             return values | {"skipped": 1.0}
         check_responses(rollout, self.tokenizer.eos_id, self.policy.config.vocab_size)
-        if config.algorithm == "reinforce" or (config.algorithm == "ppo" and config.ppo.whiten):
+        whitens = config.algorithm == "reinforce" or (config.algorithm == "ppo" and config.ppo.whiten)
+        if whitens and config.learner.importance not in get_args(WeightKind):  # which are multiplied in afterwards
             check_whitening(rollout, values["sigma"])
         values |= learner.update(rollout, overall, values["sigma"], self.sft.batch, fault)
         values["distinct_4"] = distinct_ngrams(rollout.responses)
@@ -336,7 +341,9 @@ class _Session:
             self.loop.faults.good()
         if step == 0 and self.config.learner.importance == "none":
             check_first_update(values, full_precision=self.context.dtype == torch.float32)
-        self.state["tokens"] = self.state.get("tokens", 0) + int(rollout.lengths.sum())
+        tokens = int(rollout.lengths.sum())
+        self.state["tokens"] = self.state.get("tokens", 0) + tokens
+        values["tokens_per_second"] = tokens / (time.perf_counter() - began)
         for key in ("reward/mean", "gold/mean", "kl/sequence"):
             if key in values:
                 name = key.replace("/", "_")

@@ -135,12 +135,16 @@ class RLConfig(LoopConfig):
         return value
 
     @model_validator(mode="after")
-    def _minibatches_are_filled(self) -> "RLConfig":
+    def _switches_fit(self) -> "RLConfig":
         responses = self.prompts_per_step * (1 if self.offline else self.samples_per_prompt)
         if self.learner.minibatches > responses:
             raise ValueError(
                 f"learner.minibatches = {self.learner.minibatches} exceeds the {responses} responses of a step "
                 "(prompts_per_step × samples_per_prompt). Lower it"
+            )
+        if self.algorithm == "ipo" and self.dpo.label_smoothing:
+            raise ValueError(
+                f"dpo.label_smoothing = {self.dpo.label_smoothing:g} is for dpo, and algorithm is ipo. Leave it out"
             )
         if self.samples_per_prompt < 2 and self.algorithm not in ("ppo", "reinforce", "dpo", "ipo"):
             raise ValueError(

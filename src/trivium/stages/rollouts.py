@@ -29,6 +29,7 @@ def rollout_rows(step: int, rollout: Rollout, tasks: Sequence[Task]) -> Iterator
             "step": step,
             "prompt_id": tasks[prompt].id,
             "sample": sample,
+            "version": rollout.version,
             "ids": [*rollout.prompts[prompt], *response],
             "prompt_len": len(rollout.prompts[prompt]),
             "finish": "stop" if rollout.finished[index] else "length",

@@ -819,6 +819,36 @@ CASES = [
         setting("[reward]\nsd_coef = -0.5\n"),
     ),
     case(
+        "smoothed labels for a loss that has none",
+        "bad.toml:1: rl: dpo.label_smoothing = 0.1 is for dpo, and algorithm is ipo. Leave it out.",
+        RUN,
+        setting('[rl]\nalgorithm = "ipo"\ndpo.label_smoothing = 0.1\n'),
+    ),
+    case(
+        "scores normalised in a way that is not known",
+        "bad.toml:2: reward.normalise: expected 'scale' or 'shift', got 'rank'.",
+        RUN,
+        setting('[reward]\nnormalise = "rank"\n'),
+    ),
+    case(
+        "a correction for another sampler that is not known",
+        "bad.toml:2: rl.learner.importance: expected 'none', 'token', 'icepop', 'sequence' or 'old', got 'tis'.",
+        RUN,
+        setting('[rl.learner]\nimportance = "tis"\n'),
+    ),
+    case(
+        "a cap on importance weights below 1",
+        "bad.toml:2: rl.learner.importance_cap: expected a value greater than 1, got 0.5.",
+        RUN,
+        setting("[rl.learner]\nimportance_cap = 0.5\n"),
+    ),
+    case(
+        "a range of importance weights without 1",
+        "bad.toml:2: rl.learner.icepop_range.0: expected a value less than or equal to 1, got 2.0.",
+        RUN,
+        setting("[rl.learner]\nicepop_range = [2.0, 5.0]\n"),
+    ),
+    case(
         "a micro-batch of 0",
         "bad.toml:2: sft.micro_batch_size: expected a value greater than or equal to 1, got 0.",
         RUN,
