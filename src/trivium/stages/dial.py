@@ -21,6 +21,8 @@ RATES = (
     ("rl", "learner", "optim", "lr"),
 )
 """Learning rates of AdamW, which fall with the width. Muon's do not: its updates are orthogonal at any width."""
+PRETRAIN_FACTOR = 8.0
+"""On pretraining's beside that: the default recipe's is far below the best (docs/studies/pretraining.md)."""
 BASE_WIDTH = 128
 """The width for which the defaults of these rates are made."""
 BASE_TOKENS, BASE_BATCH_TOKENS = 737_280, 8_192
@@ -54,7 +56,8 @@ def implied(recipe: "Recipe") -> dict[str, Any]:
     if shape.depth is not None:
         plain, factor = type(recipe)(), width_factor(shape.d_model)
         for path in RATES:
-            _put(found, path, float(f"{_at(plain, path) * factor:.3g}"))
+            rate = _at(plain, path) * factor * (PRETRAIN_FACTOR if path[0] == "pretrain" else 1.0)
+            _put(found, path, float(f"{rate:.3g}"))
         tokens = _tokens(recipe)
         _put(found, ("pretrain", "tokens_per_parameter"), TOKENS_PER_PARAMETER)
         _put(found, ("pretrain", "batch_size"), batch_rows(tokens, pretrain.seq_len))
