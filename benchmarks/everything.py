@@ -21,7 +21,7 @@ from turns import Result, table
 
 HERE = Path(__file__).parent
 RACE = "time_to_quality.py"
-SCRIPTS = ("train.py", "generate.py", "tokenizer.py", "rlhf.py", RACE)
+SCRIPTS = ("train.py", "growth.py", "generate.py", "tokenizer.py", "rlhf.py", RACE)
 
 
 def run(script: str, flags: list[str]) -> dict[str, Any] | None:

@@ -127,11 +127,11 @@ def reached(points: Sequence[tuple[float, float]], level: float) -> float:
     return math.inf
 
 
-def corpus(folder: Path, recipe: PretrainConfig) -> CorpusLoader:
+def corpus(folder: Path, recipe: PretrainConfig, vocab_size: int = VOCABULARY) -> CorpusLoader:
     """The library's modules, a tenth held out by name; the tokenizer has not seen them either."""
     source = SourceConfig(kind="builtin_code", split_by="path")
     config = DataConfig(sources=(source,), validation_fraction=0.1)
-    tokenizer = Tokenizer.train(tokenizer_texts(config), vocab_size=VOCABULARY)
+    tokenizer = Tokenizer.train(tokenizer_texts(config), vocab_size=vocab_size)
     prepare_corpus(config, tokenizer, folder)
     return CorpusLoader(folder, "train", recipe.seq_len, recipe.batch_size, seed=0)
 

@@ -21,6 +21,14 @@ class Config(BaseModel):
     adjustable: ClassVar[frozenset[str]] = frozenset()
     """Fields of a stage that may be given otherwise when it goes on: a healthy run's result does not depend on them."""
 
+    def implied(self) -> dict[str, Any]:
+        """Values, by section and field, that follow from this config where nobody gives them.
+
+        `load_config` puts them between the defaults and what is given, until nothing more follows; so they may depend
+        on each other, but not in a circle.
+        """
+        return {}
+
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:

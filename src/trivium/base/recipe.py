@@ -8,6 +8,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,7 +29,7 @@ MAX_VALUE_CHARACTERS = 60
 
 
 def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
-    """Build a config: `cls`'s defaults, overridden by the TOML file, overridden by the flags.
+    """Build a config: `cls`'s defaults, overridden by what the rest implies, by the TOML file, by the flags.
 
     Args:
         recipe: TOML file with one table per section.
@@ -36,16 +37,25 @@ def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[st
     Raises:
         ConfigError: names the flag, or the file and line, with the value and what was expected.
     """
-    sources = _Sources(_defaults(cls))
+    sources = _Sources()
     if recipe is not None:
         sources.read_file(recipe)
     for path, value in read_flags(cls, overrides):
         sources.override(path, value)
-    _fill_tags(cls, sources.values)
-    try:
-        return cls.model_validate(sources.values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, sources, cls)) from None
+    given: dict[str, Any] = sources.values
+    implied: dict[str, Any] = {}
+    while True:
+        sources.values = _defaults(cls)
+        for layer in (implied, given):
+            _merge(sources.values, deepcopy(layer))
+        _fill_tags(cls, sources.values)
+        try:
+            config = cls.model_validate(sources.values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, sources, cls)) from None
+        if (more := config.implied()) == implied:
+            return config
+        implied = more
 
 
 def config_of(cls: type[C], values: dict[str, Any]) -> C:

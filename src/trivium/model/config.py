@@ -6,12 +6,18 @@ from pydantic import Field, model_validator
 
 from trivium.base.config import Config
 
+CHANNELS_A_LAYER = 64
+"""Width of a model by its depth: near this ratio loss hardly depends on it (Kaplan et al. 2020, arXiv:2001.08361)."""
+
 
 class ModelConfig(Config):
     """A decoder's shape; the defaults are the quickstart's."""
 
     family: Literal["qwen3", "qwen2", "llama"] = "qwen3"
     """Hugging Face architecture that the weights are saved as."""
+    depth: int | None = Field(default=None, ge=1, le=1024)
+    """The size dial: unless they are given, n_layers is depth, d_model 64 depth, the rest as for any width; in a recipe
+    it sets learning rates, batch and length of pretraining too (docs/pretrain.md). Unset leaves all as they are."""
     vocab_size: int = Field(default=2048, ge=1, le=2**24)
     """Rows of the embedding; the tokenizer's size."""
     n_layers: int = Field(default=5, ge=1, le=1024)
@@ -43,11 +49,15 @@ class ModelConfig(Config):
             return values
         values = dict(values)
         given = {}
-        for key in ("d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
-            text = str(values.get(key, 0))
+        for key in ("depth", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
+            text = str(values.get(key) or 0)
+            text = "0" if key == "depth" and text.lower() == "none" else text
             if not text.isdecimal() or len(text) > 18:
                 return values  # the field's own check says what is wrong
             given[key] = int(text)
+        if depth := given["depth"]:
+            values = {"n_layers": depth, "d_model": CHANNELS_A_LAYER * depth} | values
+            given["d_model"] = given["d_model"] or CHANNELS_A_LAYER * depth
         d_model = given["d_model"] or 128
         if given["n_heads"] and not given["head_dim"] and d_model % given["n_heads"]:
             raise ValueError(

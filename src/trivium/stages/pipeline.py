@@ -18,7 +18,7 @@ from trivium.model.hf import read_config
 from trivium.runs import RunDir, StageDir, keep_run, read_manifest, read_metrics, write_lineage
 from trivium.runs.directory import SIMPLE_NAME
 from trivium.runs.outstanding import outstanding, owe_all
-from trivium.stages import collect, data, evaluate, pretrain, reward, rl, sft, tokenizer
+from trivium.stages import collect, data, dial, evaluate, pretrain, reward, rl, sft, tokenizer
 from trivium.stages.collect import CollectConfig
 from trivium.stages.confinement import SandboxConfig
 from trivium.stages.evaluate import EvaluateConfig
@@ -90,6 +90,10 @@ class Recipe(Config):
             raise ValueError(problem)
         return self
 
+    def implied(self) -> dict[str, Any]:
+        """What follows from the size dial."""
+        return dial.implied(self)
+
     def too_long(self, limit: int, name: str) -> str | None:
         """The first length that the model to fine-tune cannot hold, with `name` for its context of `limit` tokens."""
         lengths = {f"{part}.seq_len": getattr(self, part).seq_len for part in ("sft", "reward", "evaluate")}
@@ -100,6 +104,11 @@ class Recipe(Config):
     def too_wide(self, shape: ModelConfig) -> str | None:
         """The first rank of adapters that exceeds a matrix of the model to fine-tune."""
         return self.sft.lora.too_wide(shape, "sft.lora") or self.rl.lora.too_wide(shape, "rl.lora")
+
+    @property
+    def parameter_count(self) -> int:
+        """Of M0, with as many tokens as the tokenizer may have."""
+        return self.model.model_copy(update={"vocab_size": self.tokenizer.vocab_size}).parameter_count
 
     @property
     def directory(self) -> Path:
@@ -151,6 +160,8 @@ def _run_pipeline(recipe: Recipe, only: str | None, force: bool) -> dict[str, An
         raise ConfigError(f"there is no stage {only!r}; known: {', '.join(STAGES)}.")
     if recipe.rl.rounds > 1 and recipe.collect.path:
         say("preferences are imported, so there is one round: later ones need a judge for the policy's new answers")
+    if recipe.model.depth is not None:
+        say(dial.told(recipe))
     run = RunDir(recipe.directory)
     to_come = {stage for stage in STAGES if only in (None, stage) and (force or not _is_done(run, stage))}
     to_come |= {stage for stage in outstanding(run) if only is None and stage in STAGES}

@@ -124,10 +124,11 @@ def _check_preferences(recipe: "Recipe") -> None:
 def _check_memory(recipe: "Recipe") -> None:
     if recipe.compute.device == "cuda" or torch.cuda.is_available():
         return
-    parameters = recipe.model.model_copy(update={"vocab_size": recipe.tokenizer.vocab_size}).parameter_count
+    parameters = recipe.parameter_count
     there = psutil.virtual_memory().total
     if parameters * TRAINING_BYTES > there:
+        sizes = "model.n_layers, model.d_model" if recipe.model.depth is None else "model.depth"
         raise ConfigError(
             f"model: {parameters:,} parameters take {parameters * TRAINING_BYTES / 2**30:,.0f} GiB to train, and this "
-            f"machine has {there / 2**30:,.0f}. Lower model.n_layers, model.d_model or tokenizer.vocab_size."
+            f"machine has {there / 2**30:,.0f}. Lower {sizes} or tokenizer.vocab_size."
         )

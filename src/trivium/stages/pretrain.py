@@ -1,6 +1,6 @@
 """Pretraining: next-token prediction on the corpus; the artifact is M0."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class PretrainConfig(TrainConfig):
 
     steps: int = Field(default=90, ge=1)
     """Optimiser steps."""
+    tokens_per_parameter: float | None = Field(default=None, gt=0, le=MOST)
+    """Tokens seen for each parameter of the model: sets steps, where they are not given. With model.depth it is 20."""
     batch_size: int = Field(default=64, ge=1, le=MOST)
     """Rows a step."""
     micro_batch_size: int = Field(default=64, ge=1, le=MOST)
@@ -42,6 +44,9 @@ class PretrainConfig(TrainConfig):
     """Held-out rows a source in each of them."""
     checkpoint_every: int = Field(default=45, ge=1)
     """Steps between checkpoints."""
+
+    # Only what follows from it counts: the steps.
+    adjustable: ClassVar[frozenset[str]] = TrainConfig.adjustable | {"tokens_per_parameter"}
 
 
 def heldout_bits_per_byte(model: Decoder, loader: CorpusLoader, rows: int) -> dict[str, float]:
@@ -113,5 +118,6 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
         save_artifact(model, tokenizer, context.run.artifact("M0"), "pretrained on text and code", facts)
         return result, [context.run.artifact("M0")]
 
-    inputs = {"tokenizer": folder / "tokenizer.json", "corpus": shards, "shape": shape.model_dump_json()}
+    sizes = shape.model_dump_json(exclude={"depth"})  # what they came from does not matter
+    inputs = {"tokenizer": folder / "tokenizer.json", "corpus": shards, "shape": sizes}
     return perform(context, "pretrain", __name__, config, inputs=inputs, together=True, body=body)

@@ -939,6 +939,43 @@ CASES = [
         setting('[sft]\ninit = "random"\nlora = {rank = 4}\n'),
     ),
     case(
+        "a depth of nothing",
+        "bad.toml:2: model.depth: expected a value greater than or equal to 1, got 0.",
+        RUN,
+        setting("[model]\ndepth = 0\n"),
+    ),
+    case(
+        "a depth between two",
+        "bad.toml:2: model.depth: expected a whole number, got 2.5.",
+        RUN,
+        setting("[model]\ndepth = 2.5\n"),
+    ),
+    case(
+        "a depth beyond all machines",
+        "bad.toml:2: model.depth: expected a value less than or equal to 1024, got 1025.",
+        RUN,
+        setting("[model]\ndepth = 1025\n"),
+    ),
+    case(
+        "a depth beyond this machine",
+        "model: 51,545,899,008 parameters take … GiB to train, and this machine has …. Lower model.depth or "
+        "tokenizer.vocab_size.",
+        RUN,
+        setting('[compute]\ndevice = "cpu"\n[model]\ndepth = 1000\nd_model = 2048\n'),
+    ),
+    case(
+        "a depth whose width is given otherwise and is odd",
+        "bad.toml:1: model: head_dim = 65 is odd; rotary embedding turns pairs of channels.",
+        RUN,
+        setting("[model]\ndepth = 2\nd_model = 65\n"),
+    ),
+    case(
+        "no tokens for a parameter",
+        "bad.toml:2: pretrain.tokens_per_parameter: expected a value greater than 0, got 0.",
+        RUN,
+        setting("[pretrain]\ntokens_per_parameter = 0\n"),
+    ),
+    case(
         "several mistakes",
         "bad.toml:1: seed: expected a whole number, got 'x' (2 more like this).",
         RUN,
