@@ -194,6 +194,8 @@ def _stats(options: argparse.Namespace) -> int:
         print_json(stats)
         return 0
     for name, value in stats.items():
+        if value == {}:
+            continue
         label = name.replace("_", " ")
         if not isinstance(value, dict):
             print(f"{label}: {value}")
