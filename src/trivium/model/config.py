@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from trivium.base.config import Config
 
+MAX_LAYERS = 1024
 CHANNELS_A_LAYER = 64
 """Width of a model by its depth: near this ratio loss hardly depends on it (Kaplan et al. 2020, arXiv:2001.08361)."""
 
@@ -15,12 +16,12 @@ class ModelConfig(Config):
 
     family: Literal["qwen3", "qwen2", "llama"] = "qwen3"
     """Hugging Face architecture that the weights are saved as."""
-    depth: int | None = Field(default=None, ge=1, le=1024)
+    depth: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
     """The size dial: unless they are given, n_layers is depth, d_model 64 depth, the rest as for any width; in a recipe
     it sets learning rates, batch and length of pretraining too (docs/pretrain.md). Unset leaves all as they are."""
     vocab_size: int = Field(default=2048, ge=1, le=2**24)
     """Rows of the embedding; the tokenizer's size."""
-    n_layers: int = Field(default=5, ge=1, le=1024)
+    n_layers: int = Field(default=5, ge=1, le=MAX_LAYERS)
     """Transformer blocks."""
     d_model: int = Field(default=128, ge=2, le=2**17)
     """Width of the residual stream."""
@@ -55,7 +56,7 @@ class ModelConfig(Config):
             if not text.isdecimal() or len(text) > 18:
                 return values  # the field's own check says what is wrong
             given[key] = int(text)
-        if depth := given["depth"]:
+        if 0 < (depth := given["depth"]) <= MAX_LAYERS:  # beyond, the field itself says what is wrong
             values = {"n_layers": depth, "d_model": CHANNELS_A_LAYER * depth} | values
             given["d_model"] = given["d_model"] or CHANNELS_A_LAYER * depth
         d_model = given["d_model"] or 128

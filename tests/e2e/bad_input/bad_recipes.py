@@ -958,7 +958,7 @@ CASES = [
     ),
     case(
         "a depth beyond this machine",
-        "model: 51,545,899,008 parameters take … GiB to train, and this machine has …. Lower model.depth or "
+        "model: 50,602,212,352 parameters take … GiB to train, and this machine has …. Lower model.depth or "
         "tokenizer.vocab_size.",
         RUN,
         setting('[compute]\ndevice = "cpu"\n[model]\ndepth = 1000\nd_model = 2048\n'),
