@@ -16,6 +16,7 @@ import os
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,7 +283,7 @@ def state(sandbox_pids: Sequence[int]) -> dict[str, int]:
         "processes": len(resident),
         "largest worker, KiB": max(resident, default=0) >> 10,
         "mounts": len(Path("/proc/self/mounts").read_text().splitlines()),
-        "temporary files": sum(name.startswith("sandbox-probe-") for name in os.listdir("/tmp")),
+        "temporary files": sum(name.startswith("sandbox-probe-") for name in os.listdir(tempfile.gettempdir())),
     }
 
 

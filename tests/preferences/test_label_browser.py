@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from trivium.base import compiled
 from trivium.preferences import people
 from trivium.preferences.audit import write_settings
 from trivium.preferences.comparisons import fill
@@ -83,8 +84,8 @@ def served(tmp_path: Path, with_answers: Callable[..., list[str]]) -> Iterator[S
 
 
 @pytest.fixture
-def playing(tmp_path: Path) -> Iterator[Served]:
-    """The page of a run with two models, M1 of which does not end after `~`."""
+def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The page of a run with two models, M1 of which does not end after `~`, slowly enough to be stopped."""
     from reciting import chain, save_reciting
 
     from trivium.preferences.web.execution import Runner
@@ -95,10 +96,13 @@ def playing(tmp_path: Path) -> Iterator[Served]:
         "M1": save_reciting(tmp_path / "M1", chain(":", "<b>i") | loop),
         "M2": save_reciting(tmp_path / "M2", chain(":", "xyz")),
     }
+    monkeypatch.setenv(compiled.PLAIN, "1")
+    compiled.library.cache_clear()
     made = Served(tmp_path / "preferences.db", Playground(folders, Runner()))
     yield made
     made.stop()
     made.store.close()
+    compiled.library.cache_clear()
 
 
 def opened(browser: Any, served: Served, **options: Any) -> Any:

@@ -18,6 +18,7 @@ pytest.importorskip("fastapi", reason="the `label` extra is not installed")
 from label_site import PLAIN, Site, csrf
 from reciting import BYTES, chain, save_reciting
 
+from trivium.base import compiled
 from trivium.preferences import people
 from trivium.preferences.comparisons import fill
 from trivium.preferences.pairs import ranked_from_store
@@ -45,10 +46,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def playground(folders: dict[str, Path]) -> Iterator[Playground]:
+def playground(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
+    """Slow enough for answers to be stopped."""
+    monkeypatch.setenv(compiled.PLAIN, "1")
+    compiled.library.cache_clear()
     made = Playground(folders, Runner())
     yield made
     made.close()
+    compiled.library.cache_clear()
 
 
 @pytest.fixture

@@ -171,9 +171,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sandbox.py"
 
 
 @pytest.mark.parametrize("programs", [200, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_soak_is_flat(programs: int) -> None:
+def test_soak_is_flat(programs: int, tmp_path: Path) -> None:
     """Good, wrong, broken, greedy and dying programs: no process, descriptor, mount, file or memory adds up."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    # A temporary folder of its own: others' sandboxes begin and end beside it.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--soak", str(programs)], env=environment, capture_output=True, text=True
     )
