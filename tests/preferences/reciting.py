@@ -22,12 +22,15 @@ def chain(start: str | int, text: str, ends: bool = True) -> dict[int, int]:
     return dict(zip([first, *ids], [*ids, BYTES.eos_id if ends else ids[0]], strict=True))
 
 
-def save_reciting(folder: Path, follows: Mapping[int, int]) -> Path:
-    """A model directory whose greedy answer goes from token to token as told; other tokens are followed by the end."""
+def save_reciting(folder: Path, follows: Mapping[int, int], n_layers: int = 1) -> Path:
+    """A model directory whose greedy answer goes from token to token as told; other tokens are followed by the end.
+
+    More layers write the same, more slowly.
+    """
     model = Decoder(
         ModelConfig(
             vocab_size=BYTES.vocab_size,
-            n_layers=1,
+            n_layers=n_layers,
             d_model=WIDTH,
             n_heads=2,
             d_ff=64,
@@ -38,7 +41,7 @@ def save_reciting(folder: Path, follows: Mapping[int, int]) -> Path:
     assert model.head is not None
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.fill_(1.0 if "norm" in name else 0.0)  # the block adds nothing
+            parameter.fill_(1.0 if "norm" in name else 0.0)  # the blocks add nothing
         model.embedding.weight.copy_(torch.eye(BYTES.vocab_size, WIDTH))
         for token in range(BYTES.vocab_size):
             model.head.weight[follows.get(token, BYTES.eos_id), token] = 0.5

@@ -85,7 +85,7 @@ def served(tmp_path: Path, with_answers: Callable[..., list[str]]) -> Iterator[S
 
 @pytest.fixture
 def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The page of a run with two models, M1 of which does not end after `~`, slowly enough to be stopped."""
+    """The page of a run with three models, M0 of which does not end after `~`, slowly enough to be stopped."""
     from reciting import chain, save_reciting
 
     from trivium.preferences.web.execution import Runner
@@ -93,7 +93,8 @@ def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]
 
     loop = chain("~", "0123456789", ends=False)
     folders = {
-        "M1": save_reciting(tmp_path / "M1", chain(":", "<b>i") | loop),
+        "M0": save_reciting(tmp_path / "M0", loop, n_layers=24),
+        "M1": save_reciting(tmp_path / "M1", chain(":", "<b>i")),
         "M2": save_reciting(tmp_path / "M2", chain(":", "xyz")),
     }
     monkeypatch.setenv(compiled.PLAIN, "1")
@@ -319,6 +320,7 @@ def test_the_playground_streams_stops_and_is_voted_on_by_keys(browser: Any, play
     page = opened(browser, playing)
     page.goto(f"{playing.base}/play")
     fill_in(page, prompt="~")
+    page.select_option("[name=first]", "M0")
     page.click("#ask button.main")
     page.wait_for_selector("[data-live] pre:has-text('0123456789')")
     page.keyboard.press("Escape")
@@ -326,6 +328,7 @@ def test_the_playground_streams_stops_and_is_voted_on_by_keys(browser: Any, play
     sync_api.expect(page.locator("h1")).to_have_text("Answer")
     sync_api.expect(page.locator("#heading")).to_be_focused()
     fill_in(page, prompt="say:")
+    page.select_option("[name=first]", "M1")
     page.select_option("[name=second]", "M2")
     page.click("#ask button.main")
     sync_api.expect(page.locator("h1")).to_have_text("Two answers")
@@ -353,11 +356,12 @@ def test_the_playground_works_without_javascript_fits_a_phone_and_pleases_axe(br
     plain = opened(browser, playing, java_script_enabled=False)
     plain.goto(f"{playing.base}/play")
     fill_in(plain, prompt="say:")
+    plain.select_option("[name=first]", "M1")
     plain.select_option("[name=second]", "M2")
     plain.click("#ask button.main")
     addresses = [f"{playing.base}/play", plain.url]
     plain.click("[aria-label='Run answer A']")
-    assert plain.is_visible(".verdict")
+    plain.wait_for_selector(".verdict")
     page = browser.new_context(viewport={"width": 360, "height": 720}, storage_state=plain.context.storage_state())
     page = page.new_page()
     found = []
