@@ -2,12 +2,13 @@
 
     make check-labels
     make check-labels ARGS="--votes 60 --seed 0 --keep /some/folder"
+    make check-labels ARGS=--quickstart
 
-A small pipeline over two families of tasks collects answers, which the tests judge. Then `trivium prefs label` serves
-them, and a scripted annotator judges pairs in it as a browser does: it follows the printed link, presses keys (each
-submits the form of the button that has the key), asks for the tests and reads what the page shows, and nothing else.
-`trivium reward`, `rl`, `evaluate` and `report` follow. In the end the store, R's figures and the report must agree on
-who gave how many labels.
+A small pipeline over two families of tasks collects answers, which the tests judge; or, with `--quickstart`, the whole
+quickstart runs. Then `trivium prefs label` serves the answers, and a scripted annotator judges pairs in it as a browser
+does: it follows the printed link, presses keys (each submits the form of the button that has the key), asks for the
+tests and reads what the page shows, and nothing else. `trivium reward`, `rl`, `evaluate` and `report` follow. In the
+end the store, R's figures and the report must agree on who gave how many labels, and M2 must be of that R.
 
 The annotator prefers the answer that passes; of two that pass the shorter, if by a fifth; else it is a tie; of two that
 fail, both are bad.
@@ -80,6 +81,9 @@ max_new_tokens = 40
 tasks = {{ count = 60, families = {json.dumps(FAMILIES)} }}
 """
 """The quickstart made small: two families of tasks and a third of the parameters are enough for a score that counts."""
+QUICKSTART = """
+name = "labelled"
+"""
 KEYS = {"1": "a", "2": "b", "3": "tie", "4": "both_bad", "e": "execution"}
 """Keys of the page to the buttons that they press."""
 
@@ -275,6 +279,7 @@ def problems(folder: Path, votes: int, pressed: Counter[str], before: Counter[st
     human = sum(stored.get(HUMAN, Counter()).values())
     checks = sum(stored.get(CHECK_SOURCE, Counter()).values())
     labels, measured = figures["labels"], figures["sources"]
+    stages = json.loads((folder / RUN / "lineage.json").read_text())["stages"]
     telling: dict[str, bool] = {
         f"{votes} votes make {human} labels and {checks} repeats": human + checks == votes == sum(pressed.values()),
         "what the tests said is untouched": stored["execution"] == before,
@@ -291,40 +296,34 @@ def problems(folder: Path, votes: int, pressed: Counter[str], before: Counter[st
             for name, part in labels.items()
             if name in shown and name in measured
         ),
-        "M2 was trained against R": json.loads((folder / RUN / "summary.json").read_text())["rl"]["steps"] == 4,
+        "M2 was trained against this R": _last(stages, "rl")["inputs"]["R"] == _last(stages, "reward")["outputs"]["R"],
+        "the report's M2 is this one": stages["evaluate"]["inputs"]["M2"] == _last(stages, "rl")["outputs"]["M2"],
     }
     return [f"not so: {name}" for name, held in telling.items() if not held]
 
 
-def check(folder: Path, votes: int, seed: int) -> list[str]:
+def _last(stages: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the lineage says of a stage in its last round."""
+    return next(stages[each] for each in (f"{name}-2", name) if each in stages)
+
+
+def check(folder: Path, votes: int, seed: int, quickstart: bool = False) -> list[str]:
     """The whole of it in `folder`; what was wrong."""
     log = Log()
-    tasks = generate_tasks(1500, seed + 7, "train", families=FAMILIES)
-    rows = ({"prompt": each.prompt, "response": each.response} for each in examples(tasks))
-    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "small.toml").write_text(f"seed = {seed}{RECIPE}")
-    steps: dict[str, Callable[[dict[str, Any]], str]] = {
-        "tokenizer": lambda found: f"{found['vocab_size']} tokens",
-        "data": lambda found: f"{found['documents']['train']} documents to train on",
-        "pretrain": lambda found: f"M0, {found['parameters']:,} parameters",
-        "sft": lambda found: f"M1, {found['examples']} examples",
-        "collect": lambda found: (
-            f"{found['prompts']} prompts, {100 * found['passing']:.0f}% of answers pass their tests"
-        ),
-        "reward": _told_of_reward,
-        "rl": lambda found: f"M2, {found['responses']} responses, KL {found['kl_sequence_last']:.3f}",
-        "evaluate": lambda found: ", ".join(
-            f"{name} pass@1 {100 * each['pass_at_1']:.1f}%" for name, each in found["models"].items()
-        ),
-    }
-    before, pressed = Counter[str](), Counter[str]()
-    for stage, tell in steps.items():
-        if stage == "reward":
-            before = in_store(folder)["execution"]
-            log.say(f"prefs label: {votes} pairs to judge on the page")
-            pressed = annotate(folder, votes, log)
-        found = json.loads(trivium(folder, stage, "small.toml", "--json"))
-        log.say(f"{stage}: {tell(found.get(stage, found))}")
+    (folder / "labels.toml").write_text(f"seed = {seed}{QUICKSTART if quickstart else RECIPE}")
+    if quickstart:
+        log.say(f"run: the quickstart; {_told_of_models(json.loads(trivium(folder, 'run', 'labels.toml', '--json')))}")
+    else:
+        tasks = generate_tasks(1500, seed + 7, "train", families=FAMILIES)
+        rows = ({"prompt": each.prompt, "response": each.response} for each in examples(tasks))
+        (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for stage in ("tokenizer", "data", "pretrain", "sft", "collect"):
+            log.say(f"{stage}: {_told(stage, folder)}")
+    before = in_store(folder)["execution"]
+    log.say(f"prefs label: {votes} pairs to judge on the page")
+    pressed = annotate(folder, votes, log)
+    for stage in ("reward", "rl", "evaluate"):
+        log.say(f"{stage}: {_told(stage, folder, *(['--force'] if quickstart else []))}")
     trivium(folder, "report", str(RUN))
     log.say("report: where the labels came from")
     for source, (who, judgements, train, held, accuracy) in in_report(folder).items():
@@ -335,6 +334,29 @@ def check(folder: Path, votes: int, seed: int) -> list[str]:
     wrong = problems(folder, votes, pressed, before)
     log.say("; ".join(wrong) or "store, R and report agree")
     return wrong
+
+
+def _told(stage: str, folder: Path, *options: str) -> str:
+    """Run a stage; what to say of its figures."""
+    found = json.loads(trivium(folder, stage, "labels.toml", "--json", *options))
+    found = found.get(stage, found)
+    told: dict[str, Callable[[dict[str, Any]], str]] = {
+        "tokenizer": lambda found: f"{found['vocab_size']} tokens",
+        "data": lambda found: f"{found['documents']['train']} documents to train on",
+        "pretrain": lambda found: f"M0, {found['parameters']:,} parameters",
+        "sft": lambda found: f"M1, {found['examples']} examples",
+        "collect": lambda found: (
+            f"{found['prompts']} prompts, {100 * found['passing']:.0f}% of answers pass their tests"
+        ),
+        "reward": _told_of_reward,
+        "rl": lambda found: f"M2, {found['responses']} responses, KL {found['kl_sequence_last']:.3f}",
+        "evaluate": _told_of_models,
+    }
+    return told[stage](found)
+
+
+def _told_of_models(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name} pass@1 {100 * each['pass_at_1']:.1f}%" for name, each in found["models"].items())
 
 
 def _told_of_reward(found: dict[str, Any]) -> str:
@@ -349,11 +371,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--votes", type=int, default=60, help="pairs to judge on the page")
     parser.add_argument("--seed", type=int, default=0, help="of the run")
     parser.add_argument("--keep", type=Path, help="folder to work in, which stays")
+    parser.add_argument("--quickstart", action="store_true", help="label a whole quickstart, and train R and M2 anew")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        return int(bool(check(folder, options.votes, options.seed)))
+        return int(bool(check(folder, options.votes, options.seed, options.quickstart)))
 
 
 if __name__ == "__main__":
