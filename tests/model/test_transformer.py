@@ -65,9 +65,11 @@ def test_hidden_states_of_some_places_are_those_of_all(
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, -1, -1], [0, 1, 2, 3, 4, 5, 4, 5, 6, 7]])
     branches = torch.tensor([[0] * 10, [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]])
     factors = torch.randn(len(at), model.config.d_model, generator=torch.Generator().manual_seed(3))
-    for layout in ({}, {"positions": positions}, {"positions": positions, "branches": branches}):
+    layouts: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (positions, None), (positions, branches)]
+    for where, fork in layouts:
         found, by_way_of = [], []
-        for hidden in (model.hidden_at(at, ids, **layout), model.hidden(ids, **layout).flatten(0, 1)[at]):
+        whole = model.hidden(ids, where, branches=fork)
+        for hidden in (model.hidden_at(at, ids, where, fork), whole.flatten(0, 1)[at]):
             model.zero_grad()
             hidden.mul(factors).sum().backward()
             found.append(hidden.detach())

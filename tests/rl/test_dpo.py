@@ -80,7 +80,8 @@ def test_micro_batches_and_the_order_of_pairs_change_nothing(make_decoder: Calla
         learner = make_learner(make_decoder(**SHAPE), make_decoder(seed=1, **SHAPE), microbatch_tokens=tokens)
         found.append((learner.update(given, 0), learner.optimizer.state_tensors()))
     for name, moment in found[0][1].items():
-        torch.testing.assert_close(moment, found[1][1][name], rtol=1e-5, atol=1e-8)
+        rounding = 1e-6 * float(moment.abs().max())  # terms that cancel leave a little of the larger ones' rounding
+        torch.testing.assert_close(moment, found[1][1][name], rtol=1e-5, atol=rounding)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
 
 

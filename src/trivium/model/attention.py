@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
 from trivium.model.fused_attention import fused_attention
-from trivium.model.layers import Linear, RMSNorm, joint
+from trivium.model.layers import Linear, RMSNorm, joint, select_rows
 from trivium.model.rope import rotate
 
 
@@ -95,7 +95,7 @@ class Context(NamedTuple):
 
     def chosen(self, x: Tensor) -> Tensor:
         """(B, T, ...) to (N, ...) of the places that are wanted; as it is where all are."""
-        return x if self.wanted is None else x.flatten(0, 1).index_select(0, self.wanted)
+        return x if self.wanted is None else select_rows(x.flatten(0, 1), self.wanted)
 
 
 class Attention(nn.Module):

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trivium.model import fused_layers
 from trivium.model.attention import Attention, Context, cache_bias, document_bias
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
 from trivium.model.fused_attention import available, seen_spans
-from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights
+from trivium.model.fused_layers import fused_gate
+from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights, select_rows
 from trivium.model.rope import rotary_table, spread
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) -> (..., d_model)."""
         gate, up = joint(x, *self.projections()[0])
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(fused_gate(gate, up) if fused_layers.available(gate) else F.silu(gate) * up)
 
     def projections(self) -> list[tuple[Linear, ...]]:
         """The maps, those of one input together."""
@@ -153,8 +155,10 @@ class Decoder(nn.Module):
         distinct, which = places.unique(return_inverse=True)
         compiled = self._compiled is not None and torch.is_grad_enabled()  # compiled blocks know rows of one shape
         if compiled or len(distinct) > WORTHWHILE * ids.numel():
-            return self._run(ids, context, None).flatten(0, 1).index_select(0, places)
-        return self._run(ids, context, distinct).index_select(0, which)
+            found = select_rows(self._run(ids, context, None).flatten(0, 1), distinct)
+        else:
+            found = self._run(ids, context, distinct)
+        return found if torch.equal(distinct, places) else found.index_select(0, which)
 
     def _run(self, ids: Tensor, context: Context, wanted: Tensor | None) -> Tensor:
         x = F.embedding(ids, self.embedding.weight).to(self.compute_dtype)
