@@ -63,8 +63,9 @@ def test_rlhf_17_the_update_is_the_gradient_of_the_formula(make_decoder: Callabl
     figures = learner.update(pairs, 0)
     assert figures["loss/policy"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     moments = learner.optimizer.state_tensors()
+    rounding = 2e-6 * max(float(gradient.abs().max()) for gradient in expected)  # pairs' large terms cancel
     for (name, _), gradient in zip(policy.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(moments[f"{name}/exp_avg"] / 0.1, gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(moments[f"{name}/exp_avg"] / 0.1, gradient, rtol=1e-4, atol=rounding)
 
 
 def test_rlhf_17_at_the_reference_the_loss_is_ln_2(make_decoder: Callable[..., Decoder]) -> None:
