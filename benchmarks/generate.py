@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 import torch
-from peers import hugging_face, ours, shape
+from peers import hugging_face, ours, products, shape
 from turns import OURS, Result, Work, options, publish, results, take_turns
 
 from trivium.base.machine import tune_allocator
@@ -93,7 +93,9 @@ def compare(batch: int, turns: int, size: str) -> list[Result]:
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         contestants[f"transformers {name}"] = generated(config, dtype, rows, batch, [])
     settings = {"size": size, "batch": batch, "prompt": PROMPT, "new": NEW, "dtype": "bf16"}
-    return results(f"sampling, batch {batch}", take_turns(contestants, turns), "tokens/s", settings, TARGETS[batch])
+    gflop = products(config, PROMPT + NEW - 1, NEW) / NEW
+    found = take_turns(contestants, turns)
+    return results(f"sampling, batch {batch}", found, "tokens/s", settings, TARGETS[batch], gflop)
 
 
 def compare_uneven(count: int, batch: int, turns: int, size: str) -> list[Result]:

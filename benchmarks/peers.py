@@ -19,6 +19,20 @@ def shape(size: str, vocab_size: int = 4096, max_seq_len: int = 512) -> ModelCon
     return ModelConfig(vocab_size=vocab_size, n_layers=depth, d_model=width, max_seq_len=max_seq_len)
 
 
+def products(config: ModelConfig, tokens: float, scored: float, head: bool = True) -> float:
+    """1e9 floating-point operations of the weights' products in a forward pass.
+
+    Args:
+        tokens: that the pass goes over.
+        scored: those whose outputs are asked for; of the others the last block needs keys and values alone.
+        head: whether the scored tokens meet the vocabulary.
+    """
+    keys = 2 * config.d_model * config.n_kv_heads * config.head_dim
+    block = keys + 2 * config.d_model * config.n_heads * config.head_dim + 3 * config.d_model * config.d_ff
+    body = tokens * ((config.n_layers - 1) * block + keys) + scored * (block - keys)
+    return 2 * (body + scored * head * config.d_model * config.vocab_size) / 1e9
+
+
 def ours(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Decoder:
     """A decoder with random weights."""
     model = Decoder(config)

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from peers import hugging_face, ours, plain_steps, shape
+from peers import hugging_face, ours, plain_steps, products, shape
 from plain_rlhf import KL_COEF, LR, Amounts, even_share, plain_grpo, plain_ppo, plain_reward, prompt_share
 from trl_peers import missing, trl_grpo, trl_ppo, trl_reward, trl_sft
 from turns import OURS, Result, Work, options, publish, results, take_turns
@@ -194,6 +194,26 @@ PARTS: dict[str, tuple[str, str, Contestant, Contestant, dict[str, Contestant]]]
     ),
 }
 """Name, unit, ours, the plain loop, TRL's."""
+
+
+def work_of(part: str, amounts: Amounts) -> float:
+    """1e9 floating-point operations of the products that a unit of a part needs, each pass done once."""
+    config, new = shape(amounts.size), amounts.length
+    prompt = amounts.length if part != "grpo" else amounts.length / amounts.group
+    policy = products(config, prompt + new - 1, new)
+    critic = products(config, prompt + new - 1, new, head=False)
+    match part:
+        case "ppo":  # sampled, by the reference; valued, scored; learnt from
+            score = products(config, prompt + new, 1, head=False)
+            return 2 * policy + critic + score + 3 * amounts.epochs * (policy + critic)
+        case "grpo":  # sampled, learnt from
+            return policy + 3 * policy
+        case "reward":
+            return 3 * products(config, amounts.length + 2 * new, 2, head=False)
+        case _:
+            return 3 * products(config, 1, 1 - prompt_share([0] * 100) / 100)
+
+
 MODULES = {"ppo": "trl.experimental.ppo"}
 """What a part needs of TRL beside its core."""
 
@@ -205,7 +225,7 @@ def compare(part: str, amounts: Amounts, turns: int, why_not: str | None) -> lis
     if why_not is None:
         contestants |= {baseline: make(amounts) for baseline, make in trl.items()}
     settings = vars(amounts) | {"vocabulary": amounts.vocab_size, "dtype": "bf16"}
-    return results(name, take_turns(contestants, turns), unit, settings, TARGETS[part])
+    return results(name, take_turns(contestants, turns), unit, settings, TARGETS[part], work_of(part, amounts))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from peers import SHAPES, PlainGPT, hugging_face, ours, plain_steps, shape
+from peers import SHAPES, PlainGPT, hugging_face, ours, plain_steps, products, shape
 from texts import loader
 from turns import OURS, Result, Work, options, publish, results, take_turns
 
@@ -59,7 +59,7 @@ def compare(size: str, batch_size: int, turns: int, steps: int) -> list[Result]:
     contestants["plain PyTorch GPT-2"] = repeated(plain_steps(PlainGPT(config), ids), steps)
     settings = {"size": size, "batch": batch_size, "seq_len": SEQ_LEN, "vocabulary": 4096, "dtype": "bf16"}
     found = take_turns(contestants, turns, warmups=2)
-    return results(f"training, {size}", found, "tokens/s", settings, TARGETS[size])
+    return results(f"training, {size}", found, "tokens/s", settings, TARGETS[size], 3 * products(config, 1, 1))
 
 
 def main() -> None:

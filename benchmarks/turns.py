@@ -11,13 +11,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 OURS = "trivium"
 Work = Callable[[], float | tuple[float, float]]
 """Does some work and returns its amount, e.g. tokens; with the seconds that count, where not the whole turn does."""
+GFLOP, ALLOWED = "GFLOP of products a unit", "products allow"
 LIBRARIES = ("torch", "transformers", "trl", "tokenizers", "tiktoken", "numpy")
 
 
@@ -65,8 +66,13 @@ def results(
     unit: str,
     settings: Mapping[str, Any],
     target: float | None = None,
+    gflop: float | None = None,
 ) -> list[Result]:
-    """One result for each baseline; the target is meant for the fastest, so it binds all."""
+    """One result for each baseline; the target is meant for the fastest, so it binds all.
+
+    Args:
+        gflop: 1e9 floating-point operations of the products of matrices that a unit needs; see `allow`.
+    """
     import torch  # here, so that benchmarks of what needs no torch run without it
 
     found = []
@@ -83,7 +89,9 @@ def results(
                 baseline=baseline,
                 baseline_value=statistics.median(rates[baseline]),
                 unit=unit,
-                settings=dict(settings) | {"turns": len(each), "threads": torch.get_num_threads()},
+                settings=dict(settings)
+                | {"turns": len(each), "threads": torch.get_num_threads()}
+                | ({} if gflop is None else {GFLOP: round(gflop, 6)}),
             )
         )
     return found
@@ -135,9 +143,23 @@ def options(description: str | None, turns: int = 5) -> argparse.ArgumentParser:
     return parser
 
 
+def allow(found: Sequence[Result], peak: float) -> list[Result]:
+    """The results, each with the ratio that its products alone allow where they ran at `peak` GFLOP/s of bf16.
+
+    No engine that does the same arithmetic reaches it: attention, norms, the optimiser and memory cost time too.
+    """
+    return [
+        replace(each, settings=each.settings | {ALLOWED: round(peak / each.settings[GFLOP] / each.baseline_value, 2)})
+        if GFLOP in each.settings
+        else each
+        for each in found
+    ]
+
+
 def publish(found: Sequence[Result], chosen: argparse.Namespace, left_out: Sequence[str] = ()) -> None:
     """Print the table and what was left out of it with its reason, and write the file that was asked for."""
     limits = ceiling()
+    found = allow(found, limits["GEMM bfloat16, GFLOP/s"])
     print("   ".join(f"{name} {value:.0f}" for name, value in limits.items()), end="")
     print("   " + "   ".join(f"{name} {value}" for name, value in versions().items()))
     print(table(found))
@@ -150,11 +172,13 @@ def publish(found: Sequence[Result], chosen: argparse.Namespace, left_out: Seque
 
 def table(found: Sequence[Result]) -> str:
     """Results as a Markdown table."""
-    head = "| what | unit | trivium | baseline | its rate | ratio (lowest to highest) | target |"
-    lines = [head, "|---|---|---:|---|---:|---:|---:|"]
+    head = "| what | unit | trivium | baseline | its rate | ratio (lowest to highest) | target | products allow |"
+    lines = [head, "|---|---|---:|---|---:|---:|---:|---:|"]
     for each in found:
         spread = f"{each.ratio:.2f} ({each.ratio_min:.2f} to {each.ratio_max:.2f})"
         target = "" if each.target is None else f"{each.target:.2f} {'met' if each.ratio >= each.target else 'missed'}"
         rates = f"{each.trivium:.4g} | {each.baseline} | {each.baseline_value:.4g}"
-        lines.append(f"| {each.name} | {each.unit} | {rates} | {spread} | {target} |")
+        lines.append(
+            f"| {each.name} | {each.unit} | {rates} | {spread} | {target} | {each.settings.get(ALLOWED, '')} |"
+        )
     return "\n".join(lines)

@@ -23,7 +23,6 @@ from trivium.data.front import batches, tokenize
 from trivium.generation import generate
 from trivium.model import Decoder, LoRAConfig, ModelConfig, Scorer, load_model
 from trivium.model.lora import add_lora, load_adapter, merged, read_lora_config
-from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
 from trivium.preferences.pairs import ranked_from_records
 from trivium.records import Preference, Task
@@ -45,6 +44,7 @@ from trivium.stages.comparisons import tokenise
 from trivium.stages.judging import encode_prompt
 from trivium.tasks.ladder import generate_tasks
 from trivium.tokenizer import Tokenizer
+from trivium.training.losses import next_token_loss
 
 __all__ = [
     "LoRAConfig",
@@ -162,8 +162,7 @@ class TransformerModel(Decoder):
     def loss(self, batch: Batch) -> Tensor:
         """Mean next-token NLL over the batch's loss mask, in nats, differentiable."""
         batch = batch.to(self.device)
-        hidden = self.hidden(batch.ids, batch.positions)
-        return linear_lm_loss(hidden, self.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask).mean
+        return next_token_loss(self, batch).mean
 
     def update(self, loss: Tensor) -> dict[str, float]:
         """Backward, clip, optimiser step; {"loss", "grad_norm", "lr"}."""

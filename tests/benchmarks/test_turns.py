@@ -5,9 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from turns import OURS, Result, options, publish, ratios, results, table, take_turns
+from peers import ours, products, shape
+from torch.utils.flop_counter import FlopCounterMode
+from turns import OURS, Result, allow, options, publish, ratios, results, table, take_turns
 
 rates_of_turns = st.lists(st.tuples(st.floats(1e-3, 1e6), st.floats(1e-3, 1e6)), min_size=1, max_size=9)
 
@@ -106,10 +109,18 @@ def test_a_load_common_to_a_turn_changes_no_ratio(turns: list[tuple[float, float
 def test_the_table_says_ratio_spread_and_whether_the_target_is_met():
     lines = table([result(), result(ratio=1.9, baseline="third"), result(target=None)]).split("\n")
     assert lines[0].startswith("| what | unit | trivium | baseline |")
-    assert lines[2] == ("| training, 3M | tokens/s | 1.235e+04 | other | 5432 | 2.35 (1.50 to 3.00) | 2.00 met |")
-    assert lines[3].endswith("| 1.90 (1.50 to 3.00) | 2.00 missed |")
-    assert lines[4].endswith("| 2.35 (1.50 to 3.00) |  |")
+    assert lines[2] == ("| training, 3M | tokens/s | 1.235e+04 | other | 5432 | 2.35 (1.50 to 3.00) | 2.00 met |  |")
+    assert lines[3].endswith("| 1.90 (1.50 to 3.00) | 2.00 missed |  |")
+    assert lines[4].endswith("| 2.35 (1.50 to 3.00) |  |  |")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_what_products_allow_is_the_machines_rate_over_the_baselines():
+    """400 GFLOP/s make 200 units of 2 GFLOP a second, where the baseline makes 50."""
+    [limited] = results("work", {OURS: [60.0], "other": [50.0]}, "x", {}, gflop=2.0)
+    [shown] = allow([limited], peak=400.0)
+    assert shown.settings["products allow"] == 4.0 and table([shown]).endswith("|  | 4.0 |")
+    assert allow([result()], peak=400.0) == [result()], "nothing is said of other work"
 
 
 def test_the_target_is_met_at_the_target_itself():
@@ -128,3 +139,16 @@ def test_results_are_published_as_printed_and_as_json(tmp_path: Path, capsys: py
     assert Result(**record["results"][0]) == result()
     assert record["left_out"] == ["a peer: not installed"]
     assert all(value > 0 for value in record["ceiling"].values())
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_products_are_those_that_a_pass_takes(head: bool):
+    config = shape("3M")
+    model, ids = ours(config, torch.float32), torch.arange(60).view(2, 30)
+    places = torch.tensor([3, 20, 21, 59])
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        hidden = model.hidden_at(places, ids)
+        if head:
+            model.logits(hidden)
+    found = sum(count for name, count in counted.get_flop_counts()["Global"].items() if str(name) == "aten.mm")
+    assert found == pytest.approx(1e9 * products(config, 60, 4, head=head))

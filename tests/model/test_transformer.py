@@ -45,6 +45,50 @@ def test_cached_decoding_equals_the_full_forward(make_decoder: Make, family: str
         torch.testing.assert_close(model.logits(hidden)[0, 0], whole[1, at[1]], atol=1e-5, rtol=0)
 
 
+PLACES = {
+    "some": [3, 1, 9, 17, 19, 9, 1],
+    "one": [12],
+    "none": [],
+    "nearly all": [each for each in range(20) if each != 11],
+}
+"""Of two rows of ten tokens; in any order, some of them twice."""
+
+
+@pytest.mark.parametrize("places", PLACES.values(), ids=list(PLACES))
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_of_some_places_are_those_of_all(
+    make_decoder: Make, family: str, recompute: bool, places: list[int]
+) -> None:
+    model, ids, at = make_decoder(family=family), random_ids(2, 10), torch.tensor(places, dtype=torch.long)
+    model.recompute = recompute
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, -1, -1], [0, 1, 2, 3, 4, 5, 4, 5, 6, 7]])
+    branches = torch.tensor([[0] * 10, [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]])
+    factors = torch.randn(len(at), model.config.d_model, generator=torch.Generator().manual_seed(3))
+    layouts: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (positions, None), (positions, branches)]
+    for where, fork in layouts:
+        found, by_way_of = [], []
+        whole = model.hidden(ids, where, branches=fork)
+        for hidden in (model.hidden_at(at, ids, where, fork), whole.flatten(0, 1)[at]):
+            model.zero_grad()
+            hidden.mul(factors).sum().backward()
+            found.append(hidden.detach())
+            by_way_of.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+        assert by_way_of[0].keys() == by_way_of[1].keys(), "ranks must not wait for each other's gradients"
+        for name, gradient in by_way_of[0].items():
+            torch.testing.assert_close(gradient, by_way_of[1][name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_the_last_block_leaves_out_what_nobody_asks_for(make_decoder: Make) -> None:
+    model, counts = make_decoder(), []
+    for block in model.blocks:
+        block.feed_forward.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].numel()))  # type: ignore
+    model.hidden_at(torch.tensor([4, 7, 7]), random_ids(2, 10))
+    width = model.config.d_model
+    assert counts == [*[20 * width] * (len(model.blocks) - 1), 2 * width]
+
+
 def test_initial_weights_are_a_function_of_the_generator() -> None:
     def initial(seed: int) -> Decoder:
         model = Decoder(ModelConfig(family="qwen2", vocab_size=48, d_model=32, n_layers=2, tie_embeddings=False))

@@ -63,8 +63,9 @@ def test_rlhf_17_the_update_is_the_gradient_of_the_formula(make_decoder: Callabl
     figures = learner.update(pairs, 0)
     assert figures["loss/policy"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     moments = learner.optimizer.state_tensors()
+    rounding = 2e-6 * max(float(gradient.abs().max()) for gradient in expected)  # pairs' large terms cancel
     for (name, _), gradient in zip(policy.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(moments[f"{name}/exp_avg"] / 0.1, gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(moments[f"{name}/exp_avg"] / 0.1, gradient, rtol=1e-4, atol=rounding)
 
 
 def test_rlhf_17_at_the_reference_the_loss_is_ln_2(make_decoder: Callable[..., Decoder]) -> None:
@@ -80,7 +81,8 @@ def test_micro_batches_and_the_order_of_pairs_change_nothing(make_decoder: Calla
         learner = make_learner(make_decoder(**SHAPE), make_decoder(seed=1, **SHAPE), microbatch_tokens=tokens)
         found.append((learner.update(given, 0), learner.optimizer.state_tensors()))
     for name, moment in found[0][1].items():
-        torch.testing.assert_close(moment, found[1][1][name], rtol=1e-5, atol=1e-8)
+        rounding = 1e-6 * float(moment.abs().max())  # terms that cancel leave a little of the larger ones' rounding
+        torch.testing.assert_close(moment, found[1][1][name], rtol=1e-5, atol=rounding)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
 
 

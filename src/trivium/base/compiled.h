@@ -180,10 +180,23 @@ struct Left {
     Left from(long row) const { return {first + row * row_stride, row_stride, word_stride}; }
 };
 
-template <int ROWS, class T, class Store>
-void tile(Left<T> left, const uint32_t* panel, long words, const Store& result) {
+struct Sums {  // a matrix of fp32 whose rows are `stride` apart
+    float* first;
+    long stride;
+    Sums from(long row) const { return {first + row * stride, stride}; }
+};
+
+// ROWS rows times a panel, written over `to` or added to it. Of its own, that it be compiled once for all its uses.
+template <int ROWS, class T>
+__attribute__((noinline)) void tile(Left<T> left, const uint32_t* panel, long words, Sums to, bool add) {
     Floats sums[ROWS][2] = {};
     const T* at = left.first;
+    if (add)
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++) {
+            sums[row][0] = load_floats(to.from(row).first);
+            sums[row][1] = load_floats(to.from(row).first + LANES);
+        }
     for (long word = 0; word < words; word++, panel += PANEL, at += left.word_stride) {
         const Words first = load<Words>(panel), second = load<Words>(panel + LANES);
 #pragma GCC unroll 12
@@ -196,25 +209,39 @@ void tile(Left<T> left, const uint32_t* panel, long words, const Store& result) 
         }
     }
 #pragma GCC unroll 12  // or the sums would be kept in memory
-    for (int row = 0; row < ROWS; row++) result(row, sums[row][0], sums[row][1]);
-}
-
-template <int ROWS, class T, class Store>
-void some_rows(long rows, Left<T> left, const uint32_t* panel, long words, const Store& result) {
-    if constexpr (ROWS > 0) {
-        if (rows == ROWS)
-            tile<ROWS>(left, panel, words, result);
-        else
-            some_rows<ROWS - 1>(rows, left, panel, words, result);
+    for (int row = 0; row < ROWS; row++) {
+        store(to.from(row).first, sums[row][0]);
+        store(to.from(row).first + LANES, sums[row][1]);
     }
 }
 
-// All rows of `left` times one panel of `words` words: result(row, the panel's first LANES sums, the others).
+template <int ROWS, class T>
+void some_rows(long rows, Left<T> left, const uint32_t* panel, long words, Sums to, bool add) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            tile<ROWS>(left, panel, words, to, add);
+        else
+            some_rows<ROWS - 1>(rows, left, panel, words, to, add);
+    }
+}
+
+// All rows of `left` times one panel of `words` words: PANEL columns of `to`.
+template <class T>
+void multiply(long rows, Left<T> left, const uint32_t* panel, long words, Sums to, bool add = false) {
+    for (long row = 0; row < rows; row += TILE_ROWS)
+        some_rows<TILE_ROWS>(std::min<long>(TILE_ROWS, rows - row), left.from(row), panel, words, to.from(row), add);
+}
+
+// The same to be done something with: result(row, the panel's first LANES sums, the others).
 template <class T, class Store>
 void multiply(long rows, Left<T> left, const uint32_t* panel, long words, const Store& result) {
-    for (long row = 0; row < rows; row += TILE_ROWS)
-        some_rows<TILE_ROWS>(std::min<long>(TILE_ROWS, rows - row), left.from(row), panel, words,
-                             [&](int offset, Floats first, Floats second) { result(row + offset, first, second); });
+    alignas(64) float sums[TILE_ROWS * PANEL];
+    for (long begin = 0; begin < rows; begin += TILE_ROWS) {
+        const long count = std::min<long>(TILE_ROWS, rows - begin);
+        multiply(count, left.from(begin), panel, words, Sums{sums, PANEL});
+        for (long row = 0; row < count; row++)
+            result(begin + row, load<Floats>(sums + row * PANEL), load<Floats>(sums + row * PANEL + LANES));
+    }
 }
 
 }  // namespace

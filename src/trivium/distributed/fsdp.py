@@ -30,7 +30,8 @@ def shard(module: Module) -> Module:
         if name.rpartition(".")[0].endswith("blocks"):
             fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    register_fsdp_forward_method(module, "hidden")  # every pass begins with it; the heads' weights stay until its end
+    for name in ("hidden", "hidden_at"):  # every pass begins with one; the heads' weights stay until its end
+        register_fsdp_forward_method(module, name)
     return module
 
 

@@ -69,7 +69,7 @@ def response_kl(
     for batch in response_batches(prompts, responses, prompt_of):
         rows = batch.to(model.device)
         logits, ref_logits = (
-            each.logits(each.hidden(rows.ids, rows.positions, branches=rows.branches).flatten(0, 1)[rows.predictors])
+            each.logits(each.hidden_at(rows.predictors, rows.ids, rows.positions, rows.branches))
             for each in (model, reference)
         )
         divergence = exact_kl(logits, ref_logits, temperature)

@@ -7,6 +7,8 @@
 
 #include "../base/compiled.h"
 
+#include <numeric>
+
 constexpr long CHUNK = 96;  // rows whose elements stay in a core's cache while a panel passes
 
 struct Matrix {
@@ -47,8 +49,11 @@ class Pass {
     const Cache& cache;
     const Tokens& tokens;
     const long heads_width, projected_width, normed_width, mixed_width, hidden_width;
-    std::vector<float> stream, projected;
+    std::vector<float> stream, projected, last_stream;
     std::vector<T> normed, mixed, hidden, queries;
+    std::vector<int64_t> asking;  // the tokens whose rows of the stream are computed: all, in the last layer the wanted
+    float* rows;                  // of the stream, one for each of them
+    long count;
 
     static long even(long width) { return (width + 1) / 2 * 2; }  // elements of bf16 come in pairs
 
@@ -64,10 +69,16 @@ class Pass {
           hidden_width(even((model.d_ff + LANES - 1) / LANES * LANES)),
           stream(tokens.embedded, tokens.embedded + tokens.count * model.d_model),
           projected(tokens.count * projected_width),
+          last_stream(tokens.n_wanted * model.d_model),
           normed(tokens.count * normed_width),
           mixed(tokens.count * mixed_width),
           hidden(tokens.count * hidden_width),
-          queries(tokens.count * heads_width) {}
+          queries(tokens.count * heads_width),
+          asking(tokens.count),
+          rows(stream.data()),
+          count(tokens.count) {
+        std::iota(asking.begin(), asking.end(), 0);
+    }
 
     void run(float* logits, int threads) {
 #pragma omp parallel num_threads(threads)
@@ -77,13 +88,14 @@ class Pass {
                 norm_rows(layer.attention_norm);
                 project(layer);
                 place(layer, number);
+                if (number + 1 == model.n_layers) choose();
                 attend(number);
                 add_product(mixed.data(), mixed_width, layer.out);
                 norm_rows(layer.feed_forward_norm);
                 gate(layer.gate_up);
                 add_product(hidden.data(), hidden_width, layer.down);
             }
-            choose();
+            norm_rows(model.norm);
             write_logits(logits);
         }
     }
@@ -92,13 +104,13 @@ class Pass {
     // The methods below are run by all threads together; each ends when all are done.
 
     template <class Store>
-    void product_of(const T* rows, long count, long stride, const Matrix& matrix, const Store& result) {
+    void product_of(const T* factors, long stride, const Matrix& matrix, const Store& result) {
         const long panels = (matrix.columns + PANEL - 1) / PANEL, chunks = (count + CHUNK - 1) / CHUNK;
 #pragma omp for collapse(2) schedule(static)
         for (long chunk = 0; chunk < chunks; chunk++)
             for (long panel = 0; panel < panels; panel++) {
                 const long begin = chunk * CHUNK;
-                multiply(std::min(CHUNK, count - begin), Left<T>{rows + begin * stride, stride},
+                multiply(std::min(CHUNK, count - begin), Left<T>{factors + begin * stride, stride},
                          matrix.panels + panel * matrix.words * PANEL, matrix.words,
                          [&](long row, Floats left, Floats right) { result(begin + row, panel * PANEL, left, right); });
             }
@@ -114,8 +126,8 @@ class Pass {
 
     void norm_rows(const float* weight) {
 #pragma omp for schedule(static)
-        for (long row = 0; row < tokens.count; row++)
-            norm(&stream[row * model.d_model], weight, model.d_model, model.eps, &normed[row * normed_width]);
+        for (long row = 0; row < count; row++)
+            norm(rows + row * model.d_model, weight, model.d_model, model.eps, &normed[row * normed_width]);
     }
 
     // Writes the columns of a panel that are there.
@@ -129,16 +141,16 @@ class Pass {
 
     void project(const Layer& layer) {
         const Matrix& matrix = layer.queries_keys_values;
-        product_of(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
             float* to = &projected[row * projected_width];
             columns(first, matrix.columns, left, right,
                     [&](long column, float sum) { to[column] = layer.bias ? sum + layer.bias[column] : sum; });
         });
     }
 
-    void add_product(const T* rows, long stride, const Matrix& matrix) {
-        product_of(rows, tokens.count, stride, matrix, [&](long row, long first, Floats left, Floats right) {
-            float* to = &stream[row * model.d_model];
+    void add_product(const T* factors, long stride, const Matrix& matrix) {
+        product_of(factors, stride, matrix, [&](long row, long first, Floats left, Floats right) {
+            float* to = rows + row * model.d_model;
             if (first + PANEL <= matrix.columns) {
                 store(to + first, load_floats(to + first) + left);
                 store(to + first + LANES, load_floats(to + first + LANES) + right);
@@ -148,7 +160,7 @@ class Pass {
     }
 
     void gate(const Matrix& matrix) {
-        product_of(normed.data(), tokens.count, normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), normed_width, matrix, [&](long row, long first, Floats left, Floats right) {
             store_elements(&hidden[row * hidden_width + first / 2], left / (1.0f + exponential(-left)) * right);
         });
     }
@@ -206,15 +218,16 @@ class Pass {
         const long groups = model.n_heads / model.n_kv_heads;
         std::vector<float> scores(cache.capacity + LANES), sums(model.head_dim);
 #pragma omp for collapse(2) schedule(static)
-        for (long token = 0; token < tokens.count; token++)
+        for (long index = 0; index < count; index++)
             for (long head = 0; head < model.n_heads; head++) {
-                const long row = tokens.rows[token], count = tokens.positions[token] + 1, width = model.head_dim;
+                const long token = asking[index], row = tokens.rows[token], width = model.head_dim;
+                const long seen = tokens.positions[token] + 1;
                 const T* query = &queries[token * heads_width + head * width];
                 const T* keys = slot(cache.keys, number, row, head / groups, 0);
                 const T* values = slot(cache.values, number, row, head / groups, 0);
-                for (long at = 0; at < count; at++) scores[at] = product(query, keys + at * width);
-                const float scale = 1.0f / exponentials(scores.data(), count, largest(scores.data(), count));
-                mix(scores.data(), values, count, scale, &mixed[token * mixed_width + head * width]);
+                for (long at = 0; at < seen; at++) scores[at] = product(query, keys + at * width);
+                const float scale = 1.0f / exponentials(scores.data(), seen, largest(scores.data(), seen));
+                mix(scores.data(), values, seen, scale, &mixed[index * mixed_width + head * width]);
             }
     }
 
@@ -240,16 +253,21 @@ class Pass {
         for (int part = 0; part < VECTORS; part++) store_elements(to + part * LANES, sums[part] * scale);
     }
 
-    void choose() {  // the wanted tokens' last norm, to the front
+    void choose() {  // what is left of the pass is for the wanted tokens alone: the others' keys and values are placed
 #pragma omp for schedule(static)
         for (long index = 0; index < tokens.n_wanted; index++)
-            norm(&stream[tokens.wanted[index] * model.d_model], model.norm, model.d_model, model.eps,
-                 &normed[index * normed_width]);
+            std::copy_n(&stream[tokens.wanted[index] * model.d_model], model.d_model, &last_stream[index * model.d_model]);
+#pragma omp single
+        {
+            asking.assign(tokens.wanted, tokens.wanted + tokens.n_wanted);
+            rows = last_stream.data();
+            count = tokens.n_wanted;
+        }
     }
 
     void write_logits(float* logits) {
         const Matrix& head = model.head;
-        product_of(normed.data(), tokens.n_wanted, normed_width, head, [&](long row, long first, Floats left, Floats right) {
+        product_of(normed.data(), normed_width, head, [&](long row, long first, Floats left, Floats right) {
             float* to = logits + row * head.columns;
             if (first + PANEL <= head.columns) {
                 store(to + first, left);

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
 from trivium.model.fused_attention import fused_attention
-from trivium.model.layers import Linear, RMSNorm, joint
+from trivium.model.layers import Linear, RMSNorm, joint, select_rows
 from trivium.model.rope import rotate
 
 
@@ -90,6 +90,12 @@ class Context(NamedTuple):
     """Where the cache puts one new token a row; see `KVCache.places`."""
     end: int = 0
     """Slots of the cache in use after the pass."""
+    wanted: Tensor | None = None
+    """(N,) flat places whose results alone are asked for, in the last block; the others are there to be looked at."""
+
+    def chosen(self, x: Tensor) -> Tensor:
+        """(B, T, ...) to (N, ...) of the places that are wanted; as it is where all are."""
+        return x if self.wanted is None else select_rows(x.flatten(0, 1), self.wanted)
 
 
 class Attention(nn.Module):
@@ -110,10 +116,18 @@ class Attention(nn.Module):
         return [(self.q_proj, self.k_proj, self.v_proj), (self.o_proj,)]
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
-        """(B, T, d_model) -> (B, T, d_model); with a cache, the new tokens' keys and values are stored in it."""
-        cos, sin, bias, spans, cache, places, end = context
+        """(B, T, d_model) -> (B, T, d_model), or (N, d_model) of the places that are wanted.
+
+        With a cache, the new tokens' keys and values are stored in it.
+        """
+        cos, sin, bias, spans, cache, places, end, wanted = context
         batch, length, _ = x.shape
-        projected = joint(x, *self.projections()[0])
+        if wanted is None:
+            projected = joint(x, *self.projections()[0])
+        else:
+            asked = self.q_proj(context.chosen(x))
+            queries = asked.new_zeros(batch * length, asked.shape[1]).index_copy(0, wanted, asked)
+            projected = queries, self.k_proj(x), self.v_proj(x)
         queries, keys, values = (each.view(batch, length, -1, self.head_dim) for each in projected)
         queries, keys = self.q_norm(queries).transpose(1, 2), self.k_norm(keys).transpose(1, 2)
         queries, keys, values = rotate(queries, cos, sin), rotate(keys, cos, sin), values.transpose(1, 2)
@@ -123,4 +137,4 @@ class Attention(nn.Module):
             out = attend(queries, keys, values, bias)
         else:
             out = fused_attention(queries, keys, values, spans)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(context.chosen(out.transpose(1, 2).reshape(batch, length, -1)))

@@ -131,10 +131,7 @@ class Head {
                    std::vector<float>& to) const {
         for (long key = begin; key < end; key += PANEL)
             multiply(rows, Left<T>{row(left, first, head), left.token}, right.panel(key / PANEL), right.words,
-                     [&](long at, Floats low, Floats high) {
-                         store(&to[at * padded() + key], low);
-                         store(&to[at * padded() + key + LANES], high);
-                     });
+                     Sums{&to[key], padded()});
     }
 
     // Scores with -infinity where query `query` may not look.
@@ -215,11 +212,7 @@ class Head {
         const Left<T> left{&band[begin * ELEMENTS], ELEMENTS, padded() * ELEMENTS};
         for (long column = 0; column < width; column += PANEL)
             multiply(std::min(end, all.tokens) - begin, left, right.panel(column / PANEL), words,
-                     [&](long key, Floats low, Floats high) {
-                         float* to = &sums[(begin + key) * depth_width + column];
-                         store(to, load_floats(to) + low);
-                         store(to + LANES, load_floats(to + LANES) + high);
-                     });
+                     Sums{&sums[begin * depth_width + column], depth_width}, true);
     }
 
     // The weights and the gradients of the scores of a tile of queries: into the band, and the latter also by rows.

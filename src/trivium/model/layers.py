@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trivium.model.fused_layers import available, fused_norm
+
 
 class Linear(nn.Linear):
     """A linear map whose fp32 master weights are cast to the activations' dtype at use."""
@@ -71,6 +73,24 @@ class Held:
         return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
 
+def select_rows(x: Tensor, places: Tensor) -> Tensor:
+    """(M, ...) to (N, ...) of N different places; its gradient is put where it belongs, not added up."""
+    return _Rows.apply(x, places)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.count = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,), (places,) = grads, ctx.saved_tensors
+        return grad.new_zeros(ctx.count, *grad.shape[1:]).index_copy(0, places, grad), None
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
@@ -84,14 +104,16 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
         weight = self.weight.to(x.dtype) if self.held is None else self.held
+        if available(x):
+            return fused_norm(x, weight, self.eps)
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler fuses the plain form into one pass
             return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
         return _CPURMSNorm.apply(x, weight, self.eps) if torch.is_grad_enabled() else _normed(x, self.eps)[0] * weight
 
 
 class _CPURMSNorm(torch.autograd.Function):
-    """RMSNorm for a CPU, where PyTorch's own is made of many passes: it takes twice as long in fp32, and 3 to 4 times
-    in bf16, for which it goes through fp32 copies.
+    """RMSNorm for a CPU without a compiler, where PyTorch's own is made of many passes: it takes twice as long in fp32,
+    and 3 to 4 times in bf16, for which it goes through fp32 copies.
 
     The mean square is summed in fp32 or better; x is read once for it and once for the product.
     """

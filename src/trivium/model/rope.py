@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trivium.model.fused_layers import available, fused_rotation
+
 
 def rotary_table(max_seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of every position.
@@ -21,8 +23,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn channel pairs (i, i + D/2) of x by their position's angle.
 
     Args:
-        x: (..., T, D) queries or keys.
-        cos, sin: broadcastable to (..., T, D / 2), of x's dtype; or as `spread` returns them.
+        x: (B, H, T, D) queries or keys.
+        cos, sin: (T, D / 2) or (B, 1, T, D / 2), of x's dtype; or as `spread` returns them.
     """
     width = x.shape[-1]
     if torch.compiler.is_compiling():
@@ -30,7 +32,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     if cos.shape[-1] == width:
         return torch.addcmul(x * cos, x.roll(width // 2, -1), sin)
-    return _Rotation.apply(x, cos, sin)
+    return fused_rotation(x, cos, sin) if available(x) else _Rotation.apply(x, cos, sin)
 
 
 def spread(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

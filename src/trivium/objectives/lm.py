@@ -1,13 +1,15 @@
 """Next-token prediction: the loss of pretraining and of supervised fine-tuning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trivium.batch import LossOutput
+from trivium.objectives.cross_entropy import CrossEntropy
 from trivium.objectives.tokens import keep, token_logprobs
 
 
@@ -41,12 +43,30 @@ def linear_lm_loss(hidden: Tensor, weight: Tensor, ids: Tensor, loss_mask: Tenso
     Returns:
         Sum over tokens in nats, count of tokens, metric `nll`.
     """
-    at = loss_mask[:, 1:].flatten().nonzero().squeeze(1)
-    rows = hidden[:, :-1].flatten(0, 1).index_select(0, at)  # cheaper backward than a mask
+    places, targets = predicted(ids, loss_mask)
+    return linear_nll_sum(hidden.flatten(0, 1).index_select(0, places), weight, targets, chunk)
+
+
+def predicted(ids: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that carry loss: (N,) flat indices of the hidden states that predict them, and their (N,) ids."""
+    places = F.pad(loss_mask[:, 1:], (0, 1)).flatten().nonzero().squeeze(1)
+    return places, ids.flatten().index_select(0, places + 1)
+
+
+def linear_nll_sum(rows: Tensor, weight: Tensor, targets: Tensor, chunk: int = 1024) -> LossOutput:
+    """The negative log-likelihood of `targets` under softmax(rows @ weight.T), as `linear_lm_loss` has it.
+
+    Args:
+        rows: (N, d) any float type.
+        weight: (V, d).
+        targets: (N,) int64.
+        chunk: rows of logits held at a time.
+    Returns:
+        Sum over tokens in nats, count of tokens, metric `nll`.
+    """
     rows, weight = _operands(rows, weight)
-    targets = ids[:, 1:].flatten().index_select(0, at)
     loss_sum: Tensor = _LinearNLLSum.apply(rows, weight, targets, chunk)  # pyright: ignore
-    return _token_loss(loss_sum, torch.tensor(at.numel(), device=at.device))
+    return _token_loss(loss_sum, torch.tensor(len(targets), device=targets.device))
 
 
 def linear_cross_entropy(
@@ -86,41 +106,43 @@ def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return hidden.to(dtype), weight.to(dtype)
 
 
-class _Softmax:
-    """Buffers for one chunk of logits at a time: allocating them anew would cost more than the softmax itself."""
+class _Chunks:
+    """Logits of one chunk of rows at a time, in one buffer."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, chunk: int) -> None:
-        shape = (min(chunk, hidden.shape[0]), weight.shape[0])
-        self.wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        self.chunk = chunk
-        self.raw = hidden.new_empty(shape)
-        self.logits = hidden.new_empty(shape, dtype=self.wide)
-        self.probs = hidden.new_empty(shape, dtype=self.wide)
+    def __init__(self, hidden: Tensor, weight: Tensor, chunk: int, temperature: float = 1.0) -> None:
+        rows = min(chunk, hidden.shape[0])
+        self.hidden, self.weight, self.chunk = hidden, weight, chunk
+        self.logits = hidden.new_empty(rows, weight.shape[0])
+        self.cross_entropy = CrossEntropy(hidden, rows, weight.shape[0], temperature)
+        self.wide = self.cross_entropy.wide
 
-    def parts(self, rows: int) -> Iterator[slice]:
-        """Slices of at most `chunk` rows."""
-        return (slice(start, min(start + self.chunk, rows)) for start in range(0, rows, self.chunk))
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Which rows, and their logits, to be overwritten at will."""
+        for start in range(0, self.hidden.shape[0], self.chunk):
+            part = slice(start, min(start + self.chunk, self.hidden.shape[0]))
+            yield part, torch.mm(self.hidden[part], self.weight.t(), out=self.logits[: part.stop - start])
 
-    def forward(self, rows: Tensor, weight: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        """NLL of `ids` (n, 1) given `rows` (n, d): (n,). Leaves the probabilities (n, V) in `probs`."""
-        n = rows.shape[0]
-        logits, probs = self.logits[:n], self.probs[:n]
-        logits.copy_(torch.mm(rows, weight.t(), out=self.raw[:n]))
-        if temperature != 1.0:
-            logits /= temperature
-        torch.softmax(logits, 1, out=probs)
-        # log(sum(exp)) from what the fused softmax leaves: the largest logit less the log of its probability, >= 1/V.
-        norms = logits.amax(1) - probs.amax(1).log()
-        return norms - logits.gather(1, ids).squeeze(1)
 
-    def error(self, ids: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Gradient of the last chunk's NLL, times `scale` (n, 1), by its logits: (n, V) in the inputs' type."""
-        n = ids.shape[0]
-        probs = self.probs[:n]
-        probs.scatter_add_(1, ids, probs.new_full((n, 1), -1.0))
-        if scale is not None:
-            probs *= scale
-        return self.raw[:n].copy_(probs)
+class _Gradients:
+    """Of `hidden` and `weight`, those that are wanted: a frozen head has none."""
+
+    def __init__(self, chunks: _Chunks, wanted: Sequence[bool]) -> None:
+        self.chunks = chunks
+        hidden, weight = chunks.hidden, chunks.weight
+        self.hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
+        self.weight = torch.zeros_like(weight, dtype=chunks.wide) if wanted[1] else None
+
+    @property
+    def wanted(self) -> bool:
+        """Any of them."""
+        return self.hidden is not None or self.weight is not None
+
+    def add(self, part: slice, error: Tensor) -> None:
+        """What a chunk has to say, whose logits have the gradient `error`."""
+        if self.hidden is not None:
+            torch.mm(error, self.chunks.weight, out=self.hidden[part])
+        if self.weight is not None:
+            self.weight += error.t() @ self.chunks.hidden[part]
 
 
 class _LinearNLLSum(torch.autograd.Function):
@@ -128,17 +150,13 @@ class _LinearNLLSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        softmax = _Softmax(hidden, weight, chunk)
-        total = torch.zeros((), dtype=softmax.wide, device=hidden.device)
-        for_hidden, for_weight = ctx.needs_input_grad[:2]
-        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if for_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if for_weight else None
-        for part in softmax.parts(hidden.shape[0]):
-            rows, ids = hidden[part], targets[part, None]
-            total += softmax.forward(rows, weight, ids, 1.0).sum()
-            if for_hidden or for_weight:
-                _add_gradients(softmax.error(ids), rows, weight, part, hidden_grad, weight_grad)
-        ctx.save_for_backward(hidden_grad, weight_grad)
+        chunks = _Chunks(hidden, weight, chunk)
+        gradients = _Gradients(chunks, ctx.needs_input_grad)
+        total = torch.zeros((), dtype=chunks.wide, device=hidden.device)
+        for part, logits in chunks:
+            total += chunks.cross_entropy(logits, targets[part], gradients.wanted).sum()
+            gradients.add(part, logits)
+        ctx.save_for_backward(gradients.hidden, gradients.weight)
         ctx.weight_dtype = weight.dtype
         return total
 
@@ -159,10 +177,10 @@ class _LinearNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, temperature: float) -> Tensor:
-        softmax = _Softmax(hidden, weight, chunk)
-        nll = torch.empty(hidden.shape[0], dtype=softmax.wide, device=hidden.device)
-        for part in softmax.parts(hidden.shape[0]):
-            nll[part] = softmax.forward(hidden[part], weight, targets[part, None], temperature)
+        chunks = _Chunks(hidden, weight, chunk, temperature)
+        nll = torch.empty(hidden.shape[0], dtype=chunks.wide, device=hidden.device)
+        for part, logits in chunks:
+            nll[part] = chunks.cross_entropy(logits, targets[part])
         ctx.save_for_backward(hidden, weight, targets)
         ctx.chunk, ctx.temperature = chunk, temperature
         return nll
@@ -171,23 +189,15 @@ class _LinearNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, targets = ctx.saved_tensors
-        softmax = _Softmax(hidden, weight, ctx.chunk)
-        for_hidden, for_weight = ctx.needs_input_grad[:2]
-        hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format) if for_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=softmax.wide) if for_weight else None
-        for part in softmax.parts(hidden.shape[0]):
-            rows, ids = hidden[part], targets[part, None]
-            softmax.forward(rows, weight, ids, ctx.temperature)
-            error = softmax.error(ids, grad[part, None] / ctx.temperature)
-            _add_gradients(error, rows, weight, part, hidden_grad, weight_grad)
-        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
-
-
-def _add_gradients(
-    error: Tensor, rows: Tensor, weight: Tensor, part: slice, hidden_grad: Tensor | None, weight_grad: Tensor | None
-) -> None:
-    """Put in what a chunk has to say of those gradients that are wanted; a frozen head has none."""
-    if hidden_grad is not None:
-        torch.mm(error, weight, out=hidden_grad[part])
-    if weight_grad is not None:
-        weight_grad += error.t() @ rows
+        chunks = _Chunks(hidden, weight, ctx.chunk, ctx.temperature)
+        gradients = _Gradients(chunks, ctx.needs_input_grad)
+        for part, logits in chunks:
+            chunks.cross_entropy(logits, targets[part], True, grad[part] / ctx.temperature)
+            gradients.add(part, logits)
+        return (
+            gradients.hidden,
+            None if gradients.weight is None else gradients.weight.to(weight.dtype),
+            None,
+            None,
+            None,
+        )

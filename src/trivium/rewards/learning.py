@@ -141,22 +141,24 @@ class RewardStep:
 
     def _terms(self, batch: ResponseBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scorer, config = self.scorer, self.config
-        hidden = scorer.hidden(batch.ids, batch.positions, branches=batch.branches).flatten(0, 1)
         members = batch.responses.cpu()
-        loss, metrics = self._ranking(scorer.scores(hidden[batch.last]), members)
         outcomes = self.outcomes[members]
         known = ~outcomes.isnan()
-        if config.outcome_weight and known.any():
-            scores = batch.spread(scorer.scores(hidden[batch.tokens]))
+        good = known & (outcomes > 0.5)
+        by_outcome, by_text = config.outcome_weight and known.any(), config.lm_weight and good.any()
+        chosen = torch.repeat_interleave(good.to(batch.lengths.device), batch.lengths)
+        wanted = [batch.last, *([batch.tokens] if by_outcome else []), *([batch.predictors[chosen]] if by_text else [])]
+        hidden = scorer.hidden_at(torch.cat(wanted), batch.ids, batch.positions, batch.branches)
+        parts = iter(hidden.split([len(each) for each in wanted]))
+        loss, metrics = self._ranking(scorer.scores(next(parts)), members)
+        if by_outcome:
+            scores = batch.spread(scorer.scores(next(parts)))
             mask = length_mask(batch.lengths.cpu()) & known[:, None]
             term = outcome_loss(scores, outcomes.nan_to_num().to(scores.device), mask.to(scores.device))
             loss = loss + config.outcome_weight * term.loss_sum / max(self.known_tokens, 1)
             metrics["outcome_loss"] = term.loss_sum.detach() / max(self.known_tokens, 1)
-        good = known & (outcomes > 0.5)
-        if config.lm_weight and good.any():
-            chosen = torch.repeat_interleave(good.to(batch.lengths.device), batch.lengths)
-            weight = scorer.head_weight.to(hidden.dtype)
-            nll = linear_cross_entropy(hidden[batch.predictors[chosen]], weight, batch.targets[chosen])
+        if by_text:
+            nll = linear_cross_entropy(next(parts), scorer.head_weight.to(hidden.dtype), batch.targets[chosen])
             loss = loss + config.lm_weight * nll.sum() / max(self.good_tokens, 1)
             metrics["lm_loss"] = nll.detach().sum() / max(self.good_tokens, 1)
         return loss, metrics

@@ -83,8 +83,8 @@ class RewardModel:
         scores = torch.zeros(len(responses))
         for batch in response_batches(prompts, responses, prompt_of):
             rows = batch.to(self.scorer.device)
-            hidden = self.scorer.hidden(rows.ids, rows.positions, branches=rows.branches).flatten(0, 1)
-            scores[batch.responses] = self.scorer.scores(hidden[rows.last]).cpu()
+            hidden = self.scorer.hidden_at(rows.last, rows.ids, rows.positions, rows.branches)
+            scores[batch.responses] = self.scorer.scores(hidden).cpu()
         return scores
 
     def rewards(

@@ -17,7 +17,6 @@ from trivium.data.branches import ResponseBatch
 from trivium.distributed import gathered
 from trivium.model import Decoder, Scorer
 from trivium.objectives.kl import KLController, kl_loss, shape_rewards
-from trivium.objectives.lm import linear_lm_loss
 from trivium.objectives.policy import effective_sample_size, explained_variance, importance_weights
 from trivium.objectives.utility import effective_weight
 from trivium.optim import OptimConfig, Optimizer
@@ -27,7 +26,7 @@ from trivium.rl.ppo import PPO
 from trivium.rl.reward import MissingEOS, length_penalty, overlong_penalty, penalise_unfinished
 from trivium.rl.rollout import Rollout, end_values, over_rollout, response_logprobs, response_values
 from trivium.training.faults import Level
-from trivium.training.losses import own_rows
+from trivium.training.losses import next_token_loss, own_rows
 
 OnFault = Callable[[str, Sequence[int]], None]
 
@@ -339,8 +338,7 @@ def sft_gradient(
     """
     assert sft_batches is not None, "alpha > 0 needs fine-tuning data"
     batch = own_rows(sft_batches(update)).to(policy.device)
-    hidden = policy.hidden(batch.ids, batch.positions)
-    loss = linear_lm_loss(hidden, policy.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+    loss = next_token_loss(policy, batch)
     count = totals({"": float(loss.count)})[""]
     mean = loss.loss_sum / max(count, 1.0)
     backward(weight * mean)

@@ -114,15 +114,14 @@ def sample_rollout(
 
 def response_logprobs(model: Decoder, batch: ResponseBatch, temperature: float) -> Tensor:
     """(M,) log-probability of every response token, differentiable; only their positions meet the head."""
-    hidden = model.hidden(batch.ids, batch.positions, branches=batch.branches).flatten(0, 1)[batch.predictors]
+    hidden = model.hidden_at(batch.predictors, batch.ids, batch.positions, batch.branches)
     weight = model.head_weight.to(hidden.dtype)
     return -linear_cross_entropy(hidden, weight, batch.targets, temperature=temperature)
 
 
 def response_values(critic: Scorer, batch: ResponseBatch) -> Tensor:
     """(M,) value of the state before every response token, differentiable."""
-    hidden = critic.hidden(batch.ids, batch.positions, branches=batch.branches).flatten(0, 1)[batch.predictors]
-    return critic.scores(hidden)
+    return critic.scores(critic.hidden_at(batch.predictors, batch.ids, batch.positions, batch.branches))
 
 
 @torch.no_grad()
@@ -131,7 +130,7 @@ def end_values(critic: Scorer, rollout: Rollout, max_tokens: int = 4096) -> Tens
     out = torch.zeros(len(rollout.responses))
     for batch in _own(rollout, max_tokens):
         rows = batch.to(critic.device)
-        hidden = critic.hidden(rows.ids, rows.positions, branches=rows.branches).flatten(0, 1)[rows.last]
+        hidden = critic.hidden_at(rows.last, rows.ids, rows.positions, rows.branches)
         out[batch.responses] = critic.scores(hidden).float().cpu()
     return add_up(out)
 

@@ -13,14 +13,13 @@ from trivium.data.loader import CorpusLoader
 from trivium.distributed import gathered, shard
 from trivium.evaluation.bits_per_byte import bits_per_byte
 from trivium.model import Decoder, ModelConfig
-from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
 from trivium.runs import MetricsLog, StageDir
 from trivium.stages.artifacts import save_artifact
 from trivium.stages.stage import Context, perform
 from trivium.tokenizer import Tokenizer
 from trivium.training import TrainConfig, Trainer
-from trivium.training.losses import micro_losses
+from trivium.training.losses import micro_losses, next_token_loss
 
 
 class PretrainConfig(TrainConfig):
@@ -65,8 +64,7 @@ def heldout_bits_per_byte(model: Decoder, loader: CorpusLoader, rows: int) -> di
 @torch.no_grad()
 def lm_loss_sum(model: Decoder, batch: Any) -> float:
     """Summed next-token loss of a batch, in nats."""
-    hidden = model.hidden(batch.ids, batch.positions)
-    return linear_lm_loss(hidden, model.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask).loss_sum.item()
+    return next_token_loss(model, batch).loss_sum.item()
 
 
 def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from trivium.data.examples import ExampleLoader, load_examples
 from trivium.distributed import gathered, shard
 from trivium.model import Decoder, LoRAConfig
 from trivium.model.lora import add_lora
-from trivium.objectives.lm import linear_lm_loss
 from trivium.optim import OptimConfig, Optimizer
 from trivium.records import Example
 from trivium.runs import MetricsLog, StageDir
@@ -30,7 +29,7 @@ from trivium.tasks.ladder import examples as ladder_examples
 from trivium.tokenizer import Tokenizer
 from trivium.training import TrainConfig, Trainer
 from trivium.training.checkpoint import load_weights, trained_weights
-from trivium.training.losses import micro_losses
+from trivium.training.losses import micro_losses, next_token_loss
 
 
 class SFTConfig(TrainConfig):
@@ -102,8 +101,7 @@ def heldout_loss(model: Decoder, loader: ExampleLoader) -> tuple[torch.Tensor, t
     sums, counts = [], []
     for batch in loader.all():
         batch = batch.to(model.device)
-        hidden = model.hidden(batch.ids, batch.positions)
-        loss = linear_lm_loss(hidden, model.head_weight.to(hidden.dtype), batch.ids, batch.loss_mask)
+        loss = next_token_loss(model, batch)
         sums.append(loss.loss_sum.item())
         counts.append(float(loss.count))
     return torch.tensor(sums, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)

@@ -7,7 +7,14 @@ import torch
 from trivium.base.ranks import rank, world
 from trivium.batch import Batch, LossOutput
 from trivium.model import Decoder
-from trivium.objectives.lm import linear_lm_loss
+from trivium.objectives.lm import linear_nll_sum, predicted
+
+
+def next_token_loss(model: Decoder, batch: Batch) -> LossOutput:
+    """`lm_loss` of a model over a batch: nothing is computed for tokens without loss that can be left out."""
+    places, targets = predicted(batch.ids, batch.loss_mask)
+    hidden = model.hidden_at(places, batch.ids, batch.positions)
+    return linear_nll_sum(hidden, model.head_weight.to(hidden.dtype), targets)
 
 
 def own_rows(batch: Batch) -> Batch:
@@ -30,6 +37,5 @@ def micro_losses(model: Decoder, batch: Batch, rows: int) -> Iterator[LossOutput
     for start in range(0, len(batch.ids), rows):
         part = slice(start, start + rows)
         micro = Batch(batch.ids[part], batch.loss_mask[part], batch.positions[part]).to(model.device)
-        hidden = model.hidden(micro.ids, micro.positions)
-        loss = linear_lm_loss(hidden, model.head_weight.to(hidden.dtype), micro.ids, micro.loss_mask)
+        loss = next_token_loss(model, micro)
         yield LossOutput(loss.loss_sum, loss.count)
