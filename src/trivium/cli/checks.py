@@ -128,10 +128,10 @@ def _check_own_code() -> Check:
     from trivium.generation.step import library
 
     if library() is not None:
-        return Check("own code", "sampling, and attention in bf16, are compiled for this processor")
+        return Check("own code", "sampling, and what training does beside products, are compiled for this processor")
     reason = compiled.why_not()
     remedy = "" if reason.endswith("is set") else "With a working C++ compiler sampling is 1.4 to 13 times as fast."
-    return Check("own code", f"sampling and attention by PyTorch's operations, since {reason}", "warning", remedy)
+    return Check("own code", f"sampling and training by PyTorch's operations, since {reason}", "warning", remedy)
 
 
 def check_sandbox() -> Iterator[Check]:
