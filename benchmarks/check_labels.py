@@ -292,7 +292,7 @@ def problems(folder: Path, votes: int, pressed: Counter[str], before: Counter[st
         "the report has both sources": set(shown) == set(labels),
         "the report names people by pseudonym": shown.get(HUMAN, [""])[0] == f"p1 ({human})",
         "the report counts as R does": all(
-            shown[name][1:4] == [str(part["judgements"]), str(part["pairs_train"]), str(measured[name]["pairs"])]
+            shown[name][1:4] == [f"{n:,}" for n in (part["judgements"], part["pairs_train"], measured[name]["pairs"])]
             for name, part in labels.items()
             if name in shown and name in measured
         ),
