@@ -167,3 +167,16 @@ def test_summaries_as_text() -> None:
     assert "rl: algorithm ppo  steps 30" in lines and "wall seconds 512.2  seed 0" in lines
     assert format_summary({"sft": {"steps": 3, "val": {"a": 1.5, "b": 2}}}) == "sft: steps 3  val a 1.5  val b 2\n"
     assert format_summary({}) == ""
+
+
+def test_many_figures_are_shown_in_lines_that_can_be_read() -> None:
+    reward = {f"figure_{number}": 0.5 for number in range(12)} | {
+        "calibration": [{"predicted": 0.5, "observed": 0.4}],
+        "length": {"corr": 0.25, "by_gap": {"longer": {"pairs": 3}, "shorter": {"pairs": 4}}},
+        "accuracy_ci": [0.25, 0.75],
+    }
+    lines = format_summary({"reward": reward}).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[0].startswith("reward: figure 0 0.5  figure 1 0.5") and lines[1].startswith("    figure ")
+    assert lines[1].endswith("accuracy ci 0.25 - 0.75")
+    assert lines[2:] == ["  length: corr 0.25  by gap longer pairs 3  by gap shorter pairs 4"], "a table is for --json"

@@ -74,6 +74,10 @@ def _pipeline(invocation: Invocation, only: str | None) -> int:
     return 0
 
 
+WIDTH = 110
+"""Characters in a line of figures."""
+
+
 def format_summary(summary: dict[str, Any]) -> str:
     """The pipeline's result as text: the table of models, then what the other parts have to say."""
     lines: list[str] = []
@@ -82,11 +86,11 @@ def format_summary(summary: dict[str, Any]) -> str:
         if name == "models":
             lines += [*_model_table(value), ""]
         elif isinstance(value, dict):
-            lines.append(f"{name.replace('_', ' ')}: {_values(value)}")
+            lines += _paragraph(f"{name.replace('_', ' ')}: ", value)
         else:
             plain[name] = value
     if plain:
-        lines.append(_values(plain))
+        lines += _paragraph("", plain)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -110,16 +114,41 @@ def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _values(values: dict[str, Any], above: str = "") -> str:
+def _paragraph(head: str, values: dict[str, Any]) -> list[str]:
+    """Figures in lines of at most `WIDTH` characters; where one is too little, what is nested has lines of its own."""
+    nested = {key: value for key, value in values.items() if isinstance(value, dict)}
+    whole = _filled(head, _figures(values))
+    if len(whole) < 2 or not nested:
+        return whole
+    lines = _filled(head, _figures({key: value for key, value in values.items() if key not in nested}))
+    for key, value in nested.items():
+        lines += _filled(f"  {key.replace('_', ' ')}: ", _figures(value))
+    return lines
+
+
+def _filled(head: str, figures: list[str]) -> list[str]:
+    lines = [head.rstrip() if head and not figures else head]
+    for figure in figures:
+        begins = lines[-1] == head or not lines[-1].strip()
+        if not begins and len(lines[-1]) + 2 + len(figure) > WIDTH:
+            lines.append("    ")
+            begins = True
+        lines[-1] += figure if begins else f"  {figure}"
+    return lines
+
+
+def _figures(values: dict[str, Any], above: str = "") -> list[str]:
+    """`name value` of each, nested ones after the names above them; tables are left to `--json`."""
     from trivium.base.log import format_number
 
-    parts = []
+    found = []
     for key, value in values.items():
         name = above + key.replace("_", " ")
         if isinstance(value, dict):
-            parts.append(_values(value, f"{name} "))
+            found += _figures(value, f"{name} ")
         elif isinstance(value, list):
-            parts.append(f"{name} {' - '.join(format_number(item) for item in value)}")
+            if not any(isinstance(item, (dict, list)) for item in value):
+                found.append(f"{name} {' - '.join(format_number(item) for item in value)}")
         else:
-            parts.append(f"{name} {'-' if value is None else format_number(value)}")
-    return "  ".join(parts)
+            found.append(f"{name} {'-' if value is None else format_number(value)}")
+    return found

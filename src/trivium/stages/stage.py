@@ -24,8 +24,8 @@ from trivium.training import Checkpointer
 Model = TypeVar("Model", bound=Decoder)
 
 COMPILE_FLOPS = {"cpu": 1e15, "cuda": 1e17}
-"""Training of fewer floating-point operations is over before compiled code has paid for its compilation: this is an hour
-of work on two cores, and some minutes on one GPU."""
+"""Training of fewer floating-point operations is over before compiled code has paid for its compilation: this is an
+hour of work on two cores, and some minutes on one GPU."""
 
 
 class ComputeConfig(Config):
