@@ -10,7 +10,7 @@ from torch import Tensor
 from trivium.base import compiled
 from trivium.batch import Batch
 from trivium.model import Decoder, ModelConfig
-from trivium.model.fused_layers import SOURCE, available, fused_gate, fused_norm, fused_rotation
+from trivium.model.fused_layers import SOURCE, available, fused_gate, fused_norm
 from trivium.model.rope import rotary_table, rotate
 from trivium.training.losses import next_token_loss
 
@@ -82,7 +82,6 @@ def test_rotations(width: int, dtype: torch.dtype, shared: bool) -> None:
     at = torch.arange(7) if shared else torch.randint(0, 30, (3, 7), generator=torch.Generator().manual_seed(0))
     cos, sin = ((table[at] if shared else table[at][:, None]).to(dtype) for table in (cos, sin))
     x = normal(3, 7, 2, width, seed=1, dtype=dtype)
-    check(lambda x: fused_rotation(x, cos, sin), lambda x: turned(x, cos.double(), sin.double()), [x.transpose(1, 2)])
     check(lambda x: rotate(x, cos, sin), lambda x: turned(x, cos.double(), sin.double()), [x.transpose(1, 2)])
 
 

@@ -72,18 +72,6 @@ def fused_gate(gate: Tensor, up: Tensor) -> Tensor:
     return _FusedGate.apply(gate, up) if torch.is_grad_enabled() else _gate(gate.contiguous(), up.contiguous())
 
 
-def fused_rotation(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Channel pairs (i, i + D/2) turned by their position's angle; differentiable in x.
-
-    Args:
-        x: (B, H, T, D) for which `available` holds.
-        cos, sin: (T, D / 2) or (B, 1, T, D / 2) of x's dtype.
-    Returns:
-        (B, H, T, D).
-    """
-    return _FusedRotation.apply(x, cos, sin) if torch.is_grad_enabled() else _turned(x, cos, sin, 1)
-
-
 class _FusedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -120,20 +108,16 @@ class _FusedGate(torch.autograd.Function):
         return gate_grad, up_grad
 
 
-class _FusedRotation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1)
+def turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """Channel pairs (i, i + D/2) turned by their position's angle, or back by it; no gradient of its own.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, sin, -1), None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    Args:
+        x: (B, H, T, D) for which `available` holds.
+        cos, sin: (T, D / 2) or (B, 1, T, D / 2) of x's dtype.
+        direction: 1, or -1 to turn back.
+    Returns:
+        (B, H, T, D).
+    """
     x, cos, sin = x.transpose(1, 2).contiguous(), cos.contiguous(), sin.contiguous()
     out, half = torch.empty_like(x), x.shape[-1] // 2
     sizes = x.shape[0] * x.shape[1], x.shape[2], half, cos.numel() // half

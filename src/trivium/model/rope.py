@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trivium.model.fused_layers import available, fused_rotation
+from trivium.model.fused_layers import available, turned
 
 
 def rotary_table(max_seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     if cos.shape[-1] == width:
         return torch.addcmul(x * cos, x.roll(width // 2, -1), sin)
-    return fused_rotation(x, cos, sin) if available(x) else _Rotation.apply(x, cos, sin)
+    return _Rotation.apply(x, cos, sin)
 
 
 def spread(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +55,8 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    if available(x):
+        return turned(x, cos, sin, direction)
     first, second = x.chunk(2, dim=-1)
     half = first.shape[-1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
