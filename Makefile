@@ -72,9 +72,10 @@ check-labels: $(STAMP) ## a scripted annotator on the labelling page of a small 
 	$(BIN)/python benchmarks/check_labels.py $(ARGS)
 
 # GPU_PYTHON=python3 uses a Python that already has torch instead of .venv.
-gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## the tests that need a CUDA device, then speed there against transformers
+gpu-check: $(if $(GPU_PYTHON),,$(TESTS)) ## on a CUDA device: its tests, speed against transformers and TRL, then the recipe gpu from text to M2
 	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu
 	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(ARGS)
+	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) -m trivium run gpu
 
 lock: $(STAMP) ## choose the pins anew from pyproject.toml's ranges
 	$(BIN)/python scripts/lock.py

@@ -1,39 +1,45 @@
-"""One GPU against transformers in the same run: training at 125M and 350M parameters, sampling at 125M.
+"""One GPU against transformers and TRL in the same run: training at 125M and 350M parameters, sampling and PPO at 125M.
 
     make gpu-check
-    python benchmarks/gpu.py --sizes 125M --turns 7
+    python benchmarks/gpu.py --sizes 125M --parts training --turns 7
     python benchmarks/gpu.py --quick          # small shapes, on any device: does it run?
 
-Training: bf16 over fp32 weights, fused AdamW, compiled on both sides; rows of 1,024 random ids. Model-flops
-utilisation counts 6 floating-point operations a parameter and token and 12 a layer, channel and context position (Palm,
-arXiv:2204.02311, appendix B, without halving for causality), over the fastest bf16 product measured in the same run.
-Sampling: 64-token prompts, 256 new tokens, 256 rows at a time.
+Training: bf16 over fp32 weights, fused AdamW, compiled on both sides; rows of 1,024 random ids. Ours trains once more
+on rows of packed documents that are kept apart, and, where the device has them, with products in fp8; both are compared
+with its whole rows in bf16. Model-flops utilisation counts 6 floating-point operations a parameter and token and 12 a
+layer, channel and context position (Palm, arXiv:2204.02311, appendix B, without halving for causality), over the
+fastest bf16 product measured in the same run. Sampling: 64-token prompts, 256 new tokens, 256 rows at a time. PPO: an
+iteration as `rlhf.py` has it, 256 prompts of 128 tokens with as many new ones.
 """
 
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from generate import generated, prompts, sampled
-from peers import adamw_step, hugging_face, ours
+from peers import GPU_SHAPES, adamw_step, hugging_face, ours, shape
+from plain_rlhf import Amounts
+from rlhf import MODULES, PARTS, PLAIN, QUICK
+from trl_peers import missing
 from turns import OURS, Result, Work, options, publish, results, take_turns
 
+from trivium.base.machine import tune_allocator
 from trivium.batch import Batch
 from trivium.model import ModelConfig
+from trivium.model.fp8 import supported
 from trivium.optim import OptimConfig, Optimizer
 from trivium.training.losses import micro_losses
 
-SHAPES = {"125M": (768, 12), "350M": (1024, 24), "quick": (64, 2)}
 SEQ_LEN, VOCABULARY = 1024, 8192
-TRAINING_TARGET, SAMPLING_TARGET = 1.3, 5.0
-
-
-def shape(size: str) -> ModelConfig:
-    width, depth = SHAPES[size]
-    return ModelConfig(vocab_size=VOCABULARY, n_layers=depth, d_model=width, max_seq_len=SEQ_LEN)
+TRAINING_TARGET, SAMPLING_TARGET, PPO_TARGET = 1.3, 5.0, 3.0
+LLAMA, PACKED, FP8 = "transformers llama", "packed documents", "fp8"
+COMPARED = ("training", "sampling", "ppo")
+DOCUMENTS = (0.4, 0.1, 0.3, 0.2)
+"""Their shares of a packed row."""
 
 
 def random_rows(config: ModelConfig, rows: int, length: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -48,13 +54,23 @@ def finished(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def trivium_steps(config: ModelConfig, rows: int, length: int, device: torch.device, compiled: bool) -> Iterator[float]:
+def documents(length: int) -> torch.Tensor:
+    """(T,) positions of a row packed with four documents."""
+    ends = [round(length * share) for share in itertools.accumulate(DOCUMENTS)]
+    return torch.cat([torch.arange(end - start) for start, end in itertools.pairwise([0, *ends])])
+
+
+def trivium_steps(
+    config: ModelConfig, rows: int, length: int, device: torch.device, compiled: bool, packed: bool, fp8: bool
+) -> Iterator[float]:
     """The steps of `training.Trainer`, without its log and checkpoints."""
     model = ours(config).to(device)
+    if fp8:
+        model.train_in_fp8()
     if compiled:
         model.compile_blocks()
     optimizer = Optimizer(model, OptimConfig(kind="adamw", lr=3e-4, schedule="constant"), 1_000_000)
-    positions = torch.arange(length, device=device).expand(rows, -1)
+    positions = (documents(length) if packed else torch.arange(length)).to(device).expand(rows, -1)
     mask = torch.ones(rows, length, dtype=torch.bool, device=device)
     for step, ids in enumerate(random_rows(config, rows, length, device)):
         batch = Batch(ids=ids, loss_mask=mask, positions=positions)
@@ -107,23 +123,32 @@ def model_flops(config: ModelConfig, length: int) -> float:
 
 
 def compare_training(size: str, turns: int, quick: bool, device: torch.device, peak: float) -> list[Result]:
-    config, rows, length, steps = shape(size), *((2, 64, 1) if quick else (32, SEQ_LEN, 10))
-    compiled = device.type == "cuda"
-    makers: dict[str, Callable[..., Iterator[float]]] = {OURS: trivium_steps, "transformers llama": plain_steps}
-    contestants = {
-        name: timed(make(config, rows, length, device, compiled), steps, device) for name, make in makers.items()
+    rows, length, steps = (2, 64, 1) if quick else (32, SEQ_LEN, 10)
+    config, compiled = shape(size, VOCABULARY, SEQ_LEN), device.type == "cuda"
+    fp8 = supported(device) or quick  # a CPU has these products too, slow ones
+    makers = {
+        OURS: trivium_steps(config, rows, length, device, compiled, packed=False, fp8=False),
+        LLAMA: plain_steps(config, rows, length, device, compiled),
+        PACKED: trivium_steps(config, rows, length, device, compiled, packed=True, fp8=False),
     }
-    found = take_turns(contestants, turns, warmups=2)
-    share = {name: max(rates) * model_flops(config, length) / peak for name, rates in found.items()}
+    if fp8:
+        makers[FP8] = trivium_steps(config, rows, length, device, compiled, packed=False, fp8=True)
+    rates = take_turns({name: timed(each, steps, device) for name, each in makers.items()}, turns, warmups=2)
+    share = {name: max(each) * model_flops(config, length) / peak for name, each in rates.items()}
     print(f"{size}: model-flops utilisation " + ", ".join(f"{name} {each:.1%}" for name, each in share.items()))
     settings = {"size": size, "rows": rows, "seq_len": length, "compiled": compiled, "dtype": "bf16"}
     settings |= {"utilisation": round(share[OURS], 4), "peak TFLOP/s": round(peak / 1e12, 1)}
-    return results(f"training, {size}", found, "tokens/s", settings, TRAINING_TARGET)
+    name = f"training, {size}"
+    found = results(name, {each: rates[each] for each in (OURS, LLAMA)}, "tokens/s", settings, TRAINING_TARGET)
+    for variant in (each for each in rates if each not in (OURS, LLAMA)):
+        own = {OURS: rates[variant], "trivium, whole rows in bf16": rates[OURS]}
+        found += results(f"{name}, {variant}", own, "tokens/s", settings | {"utilisation": round(share[variant], 4)})
+    return found
 
 
 def compare_sampling(turns: int, quick: bool, device: torch.device) -> list[Result]:
-    size, batch, new = ("quick", 4, 8) if quick else ("125M", 256, 256)
-    config = shape(size)
+    size, batch, new = ("3M", 4, 8) if quick else ("125M", 256, 256)
+    config = shape(size, VOCABULARY, SEQ_LEN)
     rows = prompts(batch, config.vocab_size)
     contestants = {
         OURS: sampled(ours(config).to(device), rows, batch, [], new=new),
@@ -133,22 +158,45 @@ def compare_sampling(turns: int, quick: bool, device: torch.device) -> list[Resu
     return results(f"sampling, {size}", take_turns(contestants, turns), "tokens/s", settings, SAMPLING_TARGET)
 
 
+def compare_ppo(turns: int, quick: bool, device: torch.device) -> tuple[list[Result], list[str]]:
+    """The plain loop on the same device, and TRL where it is installed; what was left out and why."""
+    amounts = replace(QUICK, device=device.type)
+    if not quick:
+        amounts = Amounts(size="125M", prompts=256, length=128, micro_rows=64, device=device.type)
+    name, unit, trivium, plain, trl = PARTS["ppo"]
+    contestants: dict[str, Work] = {OURS: trivium(amounts), PLAIN: plain(amounts)}
+    why_not = missing(MODULES["ppo"])
+    if why_not is None:
+        contestants |= {baseline: make(amounts) for baseline, make in trl.items()}
+    settings = vars(amounts) | {"vocabulary": amounts.vocab_size, "dtype": "bf16"}
+    found = results(f"{name}, {amounts.size}", take_turns(contestants, turns), unit, settings, PPO_TARGET)
+    return found, [f"{name}, {baseline}: {why_not}" for baseline in trl if why_not]
+
+
 def main() -> None:
     """Compare on the GPU, or with --quick wherever there is something to compute on."""
     parser = options(__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=["125M", "350M"], default=["125M", "350M"])
+    parser.add_argument("--sizes", nargs="+", choices=list(GPU_SHAPES), default=list(GPU_SHAPES), help="to train")
+    parser.add_argument("--parts", nargs="+", choices=COMPARED, default=COMPARED)
     chosen = parser.parse_args()
     if not (chosen.quick or torch.cuda.is_available()):
         parser.exit(2, "gpu.py: torch finds no CUDA device here. See that it runs with --quick.\n")
+    tune_allocator()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = peak_flops(device, 512 if chosen.quick else 8192)
     print(json.dumps({"device": str(device), "peak_tflops": round(peak / 1e12, 2)}))
     turns = 2 if chosen.quick else chosen.turns
     found: list[Result] = []
-    for size in ["quick"] if chosen.quick else chosen.sizes:
-        found += compare_training(size, turns, chosen.quick, device, peak)
-    found += compare_sampling(turns, chosen.quick, device)
-    publish(found, chosen)
+    left_out: list[str] = []
+    if "training" in chosen.parts:
+        for size in ["3M"] if chosen.quick else chosen.sizes:
+            found += compare_training(size, turns, chosen.quick, device, peak)
+    if "sampling" in chosen.parts:
+        found += compare_sampling(turns, chosen.quick, device)
+    if "ppo" in chosen.parts:
+        compared, left_out = compare_ppo(turns, chosen.quick, device)
+        found += compared
+    publish(found, chosen, left_out)
 
 
 if __name__ == "__main__":

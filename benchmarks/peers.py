@@ -11,11 +11,13 @@ from trivium.model import Decoder, ModelConfig
 
 SHAPES = {"3M": (192, 6), "10M": (384, 6), "30M": (512, 10)}
 """Width and depth by non-embedding parameters."""
+GPU_SHAPES = {"125M": (768, 12), "350M": (1024, 24)}
+"""Those by all parameters, about."""
 
 
 def shape(size: str, vocab_size: int = 4096, max_seq_len: int = 512) -> ModelConfig:
     """The architecture that all contestants of a size have in common."""
-    width, depth = SHAPES[size]
+    width, depth = (SHAPES | GPU_SHAPES)[size]
     return ModelConfig(vocab_size=vocab_size, n_layers=depth, d_model=width, max_seq_len=max_seq_len)
 
 

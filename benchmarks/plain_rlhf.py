@@ -16,8 +16,6 @@ from turns import Work
 
 LR = 1e-5
 CLIP, KL_COEF, LAMBDA = 0.2, 0.05, 0.95
-MICRO_ROWS = 16
-"""Rows of one forward pass with a gradient. 8, 32 and 64 cost the same to a tenth, and more take more memory."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,10 @@ class Amounts:
     seq_len: int = 512
     steps: int = 2
     """Updates a turn of the reward model and of fine-tuning."""
+    micro_rows: int = 16
+    """Of a baseline's pass with a gradient. On two cores 8, 32 and 64 cost the same to a tenth."""
+    device: str = "cpu"
+    """What all compute on."""
 
     @property
     def vocab_size(self) -> int:
@@ -79,21 +81,21 @@ def even_share(ids: Iterable[int]) -> float:
     return 1 - sum(found) / len(found)
 
 
-def autocast() -> torch.autocast:
+def autocast(device: str) -> torch.autocast:
     """Products in bf16."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(device, torch.bfloat16)
 
 
 def token_logprobs(model: Any, rows: Tensor, start: int) -> Tensor:
     """(B, L) log-probabilities of the tokens from `start` on, from logits at every position."""
-    with autocast():
+    with autocast(rows.device.type):
         logits = model(input_ids=rows, use_cache=False).logits
     return logits[:, start - 1 : -1].float().log_softmax(-1).gather(-1, rows[:, start:, None])[..., 0]
 
 
 def token_scores(scorer: Any, rows: Tensor) -> Tensor:
     """(B, T) the scalar head's number at every token."""
-    with autocast():
+    with autocast(rows.device.type):
         hidden = scorer.model(input_ids=rows, use_cache=False).last_hidden_state
         return scorer.score(hidden)[..., 0].float()
 
@@ -101,7 +103,7 @@ def token_scores(scorer: Any, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def respond(model: Any, prompts: Tensor, new: int) -> Tensor:
     """(B, prompt + new) rows, sampled from the whole distribution."""
-    with autocast():
+    with autocast(prompts.device.type):
         return model.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
@@ -142,7 +144,7 @@ def advantages_of(rewards: Tensor, values: Tensor) -> Tensor:
     """(B, L) generalised advantage estimates; responses have all the same length."""
     following = torch.cat((values[:, 1:], torch.zeros_like(values[:, :1])), 1)
     deltas = rewards + following - values
-    found, running = torch.empty_like(deltas), torch.zeros(len(deltas))
+    found, running = torch.empty_like(deltas), deltas.new_zeros(len(deltas))
     for step in reversed(range(deltas.shape[1])):
         running = deltas[:, step] + LAMBDA * running
         found[:, step] = running
@@ -152,10 +154,10 @@ def advantages_of(rewards: Tensor, values: Tensor) -> Tensor:
 def plain_ppo(amounts: Amounts) -> Work:
     """An iteration: sample, score with all four models, GAE, `epochs` updates of policy and critic."""
     config = shape(amounts.size)
-    policy, critic = hugging_face(config, "qwen3"), hugging_face(config, "qwen3 scorer")
-    reference, judge = frozen(hugging_face(config, "qwen3")), frozen(hugging_face(config, "qwen3 scorer"))
+    policy, critic = (hugging_face(config, kind).to(amounts.device) for kind in ("qwen3", "qwen3 scorer"))
+    reference, judge = (frozen(hugging_face(config, kind).to(amounts.device)) for kind in ("qwen3", "qwen3 scorer"))
     optimizer = fused_adamw(policy, critic)
-    prompts = torch.tensor(amounts.ids(amounts.prompts, 0))
+    prompts = torch.tensor(amounts.ids(amounts.prompts, 0), device=amounts.device)
     start = prompts.shape[1]
 
     def work() -> float:
@@ -169,7 +171,7 @@ def plain_ppo(amounts: Amounts) -> Work:
             returns = advantages + values
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         for _ in range(amounts.epochs):
-            for part in torch.randperm(len(rows)).split(MICRO_ROWS):
+            for part in torch.randperm(len(rows)).split(amounts.micro_rows):
                 now = token_scores(critic, rows[part])[:, start - 1 : -1]
                 near = values[part] + (now - values[part]).clamp(-CLIP, CLIP)
                 error = torch.maximum((now - returns[part]) ** 2, (near - returns[part]) ** 2).mean() / 2
@@ -192,7 +194,7 @@ def plain_grpo(amounts: Amounts) -> Work:
         rows = respond(policy, prompts, amounts.length)
         rewards = torch.tensor([even_share(row) for row in rows[:, start:].tolist()]).view(-1, amounts.group)
         scaled = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
-        for part in torch.arange(len(rows)).split(MICRO_ROWS):
+        for part in torch.arange(len(rows)).split(amounts.micro_rows):
             logprobs = token_logprobs(policy, rows[part], start)
             loss = surrogate(logprobs, logprobs.detach(), scaled.flatten()[part, None])
             (loss * len(part) / len(rows)).backward()
@@ -210,8 +212,8 @@ def plain_reward(amounts: Amounts) -> Work:
 
     def work() -> float:
         for _ in range(amounts.steps):
-            for at in range(0, amounts.pairs, MICRO_ROWS // 2):
-                part = slice(at, at + MICRO_ROWS // 2)
+            for at in range(0, amounts.pairs, amounts.micro_rows // 2):
+                part = slice(at, at + amounts.micro_rows // 2)
                 good, bad = token_scores(scorer, torch.cat((chosen[part], rejected[part])))[:, -1].chunk(2)
                 (-F.logsigmoid(good - bad).sum() / amounts.pairs).backward()
             update([scorer], optimizer)

@@ -63,12 +63,19 @@ def scorer(config: ModelConfig) -> Scorer:
 def trivium_ppo(amounts: Amounts) -> Work:
     """A step of `stages/rl.py` with PPO, without its tests, fine-tuning data and files."""
     config = shape(amounts.size)
-    policy, reference = ours(config), ours(config)
+    policy, reference = ours(config).to(amounts.device), ours(config).to(amounts.device)
     reference.requires_grad_(False)
-    reward = RewardModel(scorer(config), Tokenizer.train(["no text"], vocab_size=300))  # it is given ids
-    critic = Scorer.from_decoder(reward.scorer, torch.Generator())
+    no_text = Tokenizer.train(["no text"], vocab_size=300)  # it is given ids
+    reward = RewardModel(scorer(config).to(amounts.device), no_text)
+    critic = Scorer.from_decoder(reward.scorer, torch.Generator()).to(amounts.device)
     settings = LearnerConfig(
-        gamma=KL_COEF, epochs=amounts.epochs, minibatches=1, missing_eos="none", optim=ADAMW, critic_optim=ADAMW
+        gamma=KL_COEF,
+        epochs=amounts.epochs,
+        minibatches=1,
+        microbatch_tokens=max(4096, 2 * amounts.length * amounts.micro_rows),
+        missing_eos="none",
+        optim=ADAMW,
+        critic_optim=ADAMW,
     )
     learner = Learner(policy, reference, critic, PPO(PPOConfig()), settings, UPDATES, seed=0)
     prompts = amounts.ids(amounts.prompts, 0)

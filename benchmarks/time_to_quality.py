@@ -143,7 +143,7 @@ def trivium(
     model = context.place(Decoder(config))
     model.cpu().initialise(torch.Generator().manual_seed(seed))
     model.to(context.device)
-    compiled = context.compile_blocks(model, tokens) if tokens else "not compiled"
+    compiled = context.prepare_training(model, tokens) if tokens else "not compiled"
     optimizer = Optimizer(model, recipe.optim, 1)
 
     def step(number: int, total: int) -> None:

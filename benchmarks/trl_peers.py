@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peers import hugging_face, shape
-from plain_rlhf import KL_COEF, LAMBDA, LR, MICRO_ROWS, Amounts, autocast, even_share, frozen, prompt_share
+from plain_rlhf import KL_COEF, LAMBDA, LR, Amounts, autocast, even_share, frozen, prompt_share
 from turns import Work
 
 PACKAGES = ("trl", "accelerate", "datasets")
@@ -43,7 +43,7 @@ def words(vocab_size: int) -> Any:
     )
 
 
-def settings(micro_rows: int, rows: int) -> dict[str, Any]:
+def settings(micro_rows: int, rows: int, device: str) -> dict[str, Any]:
     """What all trainers have in common; an update is of `rows` rows, `micro_rows` of them at a time."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # the PPO trainer asks for none of its own, whatever `bf16` says
     return {
@@ -52,7 +52,7 @@ def settings(micro_rows: int, rows: int) -> dict[str, Any]:
         "gradient_accumulation_steps": rows // micro_rows,
         "learning_rate": LR,
         "bf16": True,
-        "use_cpu": True,
+        "use_cpu": device == "cpu",
         "gradient_checkpointing": False,
         "report_to": [],
         "disable_tqdm": True,
@@ -103,7 +103,7 @@ def trl_ppo(amounts: Amounts) -> Work:
 
     config = shape(amounts.size)
     args = PPOConfig(
-        **settings(min(MICRO_ROWS, amounts.prompts), amounts.prompts),
+        **settings(min(amounts.micro_rows, amounts.prompts), amounts.prompts, amounts.device),
         num_mini_batches=1,
         num_ppo_epochs=amounts.epochs,
         response_length=amounts.length,
@@ -115,7 +115,7 @@ def trl_ppo(amounts: Amounts) -> Work:
         total_episodes=amounts.prompts * 100_000,
     )
     policy = hugging_face(config, "qwen3")
-    policy.generate = autocast()(policy.generate)
+    policy.generate = autocast(amounts.device)(policy.generate)
     trainer = PPOTrainer(
         args,
         words(config.vocab_size),
@@ -135,7 +135,7 @@ def trl_grpo(amounts: Amounts) -> Work:
 
     config = shape(amounts.size)
     args = GRPOConfig(
-        **settings(min(MICRO_ROWS, amounts.prompts), amounts.prompts),
+        **settings(min(amounts.micro_rows, amounts.prompts), amounts.prompts, amounts.device),
         num_generations=amounts.group,
         max_completion_length=amounts.length,
         temperature=1.0,
@@ -160,7 +160,9 @@ def trl_reward(amounts: Amounts) -> Work:
 
     config = shape(amounts.size)
     args = RewardConfig(
-        **settings(min(MICRO_ROWS // 2, amounts.pairs), amounts.pairs), max_length=None, max_steps=amounts.steps
+        **settings(min(amounts.micro_rows // 2, amounts.pairs), amounts.pairs, amounts.device),
+        max_length=None,
+        max_steps=amounts.steps,
     )
     chosen, rejected = amounts.compared()
     trainer = RewardTrainer(
@@ -178,7 +180,7 @@ def trl_sft(amounts: Amounts, packing: str, micro_rows: int) -> Work:
 
     config = shape(amounts.size, max_seq_len=amounts.seq_len)
     args = SFTConfig(
-        **settings(min(micro_rows, amounts.rows), amounts.rows),
+        **settings(min(micro_rows, amounts.rows), amounts.rows, amounts.device),
         max_length=amounts.seq_len,
         packing=True,
         packing_strategy=packing,

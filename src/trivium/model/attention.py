@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
+from trivium.model.block_attention import block_attention
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
 from trivium.model.fused_attention import fused_attention
@@ -85,6 +87,8 @@ class Context(NamedTuple):
     bias: Tensor | None
     spans: Tensor | None = None
     """In place of a bias, where attention is compiled; see `seen_spans`."""
+    blocks: BlockMask | None = None
+    """In place of a bias, on a GPU; see `block_mask`."""
     cache: KVCache | None = None
     places: Tensor | None = None
     """Where the cache puts one new token a row; see `KVCache.places`."""
@@ -120,7 +124,7 @@ class Attention(nn.Module):
 
         With a cache, the new tokens' keys and values are stored in it.
         """
-        cos, sin, bias, spans, cache, places, end, wanted = context
+        cos, sin, bias, spans, blocks, cache, places, end, wanted = context
         batch, length, _ = x.shape
         if wanted is None:
             projected = joint(x, *self.projections()[0])
@@ -133,8 +137,10 @@ class Attention(nn.Module):
         queries, keys, values = rotate(queries, cos, sin), rotate(keys, cos, sin), values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values, places, end)
-        if spans is None:
-            out = attend(queries, keys, values, bias)
-        else:
+        if spans is not None:
             out = fused_attention(queries, keys, values, spans)
+        elif blocks is not None:
+            out = block_attention(queries, keys, values, blocks)
+        else:
+            out = attend(queries, keys, values, bias)
         return self.o_proj(context.chosen(out.transpose(1, 2).reshape(batch, length, -1)))

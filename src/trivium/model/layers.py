@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trivium.model.fp8 import fp8_product
 from trivium.model.fused_layers import available, fused_norm
 
 
@@ -18,10 +19,17 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias, device)
         self.held: Held | None = None
         """These weights, and those of the maps that `joint` takes with them, made ready for many uses."""
+        self.fp8 = False
+        """Train with products in 8-bit floats; see `fp8`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return self.held(input) if self.held is not None else F.linear(input, *joint_weights((self,), input.dtype))
+        if self.held is not None:
+            return self.held(input)
+        if self.fp8 and torch.is_grad_enabled():
+            out = fp8_product(input, self.weight)
+            return out if self.bias is None else out + self.bias.to(out.dtype)
+        return F.linear(input, *joint_weights((self,), input.dtype))
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """(out_features, in_features): what inputs are multiplied by."""

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trivium.model import fused_layers
+from trivium.model import block_attention, fused_layers
 from trivium.model.attention import Attention, Context, cache_bias, document_bias
 from trivium.model.cache import KVCache
 from trivium.model.config import ModelConfig
+from trivium.model.fp8 import fits
 from trivium.model.fused_attention import available, seen_spans
 from trivium.model.fused_layers import fused_gate
 from trivium.model.layers import Held, Linear, RMSNorm, joint, joint_weights, select_rows
@@ -188,12 +189,15 @@ class Decoder(nn.Module):
         if fused:
             return Context(cos, sin, None, seen_spans(positions, branches))
         if cache is None:
+            if block_attention.available(self.device, self.config.head_dim):
+                return Context(cos, sin, None, blocks=block_attention.block_mask(seen_spans(positions, branches)))
             return Context(cos, sin, document_bias(positions, dtype, branches))
         if length > 1:
-            return Context(cos, sin, None, None, cache, None, length)
+            return Context(cos, sin, None, cache=cache, end=length)
         end = int(positions.max()) + 1 if end is None else end
         cos, sin = spread(cos, sin)
-        return Context(cos, sin, cache_bias(positions, end, dtype), None, cache, cache.places(positions), end)
+        bias, places = cache_bias(positions, end, dtype), cache.places(positions)
+        return Context(cos, sin, bias, cache=cache, places=places, end=end)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in fp32; the logits at index i predict token i + 1."""
@@ -247,6 +251,13 @@ class Decoder(nn.Module):
         tracing.suppress_errors = True
         generating.compile_threads = 1  # no pool of processes for one small piece of code
         self._compiled = torch.compile(_train_block, dynamic=False)
+
+    def train_in_fp8(self) -> None:
+        """Train with the blocks' products in 8-bit floats; other passes, adapters and the head stay as they are."""
+        for block in cast(Iterable[Block], self.blocks):
+            for part in block.parts():
+                for linear in (each for group in part.projections() for each in group):
+                    linear.fp8 = fits(linear.weight)
 
     @property
     def device(self) -> torch.device:

@@ -83,7 +83,7 @@ def run(context: Context, config: PretrainConfig, shape: ModelConfig) -> dict[st
         model.initialise(torch.Generator().manual_seed(derive_seed(context.seed, "initialise")))
         tokens = config.steps * config.batch_size * config.seq_len
         context.place(model)
-        compiled = context.compile_blocks(model, tokens)
+        compiled = context.prepare_training(model, tokens)
         optimizer = Optimizer(shard(model), config.optim, config.steps)
 
         def measure(rows: int) -> dict[str, float]:

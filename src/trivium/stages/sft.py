@@ -129,7 +129,7 @@ def run(context: Context, config: SFTConfig, sandbox_config: SandboxConfig) -> d
             drops.write(stage.path / "dropped.jsonl")
             note(stage, f"examples left out: {dict(drops.counts)}; listed in {stage.path / 'dropped.jsonl'}")
         tokens = steps * config.batch_size * config.seq_len
-        compiled = context.compile_blocks(model, tokens)
+        compiled = context.prepare_training(model, tokens)
         with MetricsLog(stage.metrics_path) as metrics, open_sandbox(stage, sandbox_config) as sandbox:
             trainer = Trainer(
                 model,

@@ -17,6 +17,7 @@ from trivium.base.log import format_duration, say, warn
 from trivium.base.machine import bf16_speedup, cxx_compiler, release_memory, tune_allocator
 from trivium.base.ranks import broadcast, is_main, world
 from trivium.model import Decoder, Scorer, load_model, load_scorer
+from trivium.model.fp8 import supported
 from trivium.runs import KeptStage, RunDir, StageDir, add_warning, close_stage, open_stage, read_manifest
 from trivium.runs.outstanding import outstanding, settle
 from trivium.training import Checkpointer
@@ -40,6 +41,9 @@ class ComputeConfig(Config):
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile for pretraining and fine-tuning on one rank: steps take a fifth to a quarter less time, after 10 to
     30 s of compiling. `auto` compiles where training is long enough to win that back and there is a C++ compiler."""
+    fp8: bool = False
+    """Products of weights in 8-bit floats in pretraining and fine-tuning, on GPUs that have them; adapters and the head
+    stay in bf16, and so does all sampling and measuring."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 leaves it to torch. Resuming to the same bits needs the same number."""
 
@@ -76,6 +80,13 @@ class Context:
             say(f"computing in {chosen} on {self.device}, {torch.get_num_threads()} threads{note}")
             self.compute = self.compute.model_copy(update={"precision": chosen})
         self.dtype = torch.bfloat16 if self.compute.precision == "bf16" else torch.float32
+        if self.compute.fp8 and not supported(self.device):
+            raise ConfigError(
+                f"compute.fp8 needs a GPU of compute capability 8.9 or later (Ada, Hopper); this run computes on "
+                f"{self.device}. Set it to false."
+            )
+        if self.compute.fp8 and self.compute.precision != "bf16":
+            raise ConfigError("compute.fp8 needs compute.precision = bf16, which all but the products stay in.")
 
     def forces(self, stage: str) -> bool:
         """Whether a stage is to be begun anew: by this call, or by an interrupted one whose turn had not come."""
@@ -95,14 +106,16 @@ class Context:
         model.recompute = self.compute.recompute
         return model
 
-    def compile_blocks(self, model: Decoder, tokens: int) -> str:
-        """Compile a model that is about to be trained on so many tokens, if that is wanted and pays.
+    def prepare_training(self, model: Decoder, tokens: int) -> str:
+        """Take products in fp8 if that is wanted, and compile a model that is to see so many tokens if that pays.
 
         What `auto` decides is a function of the recipe and the machine, not of a clock: the bits of a run depend on it.
 
         Returns:
             What was done and why, for the stage's record.
         """
+        if self.compute.fp8:
+            model.train_in_fp8()
         flops = 6.0 * model.parameter_count() * tokens
         threshold = COMPILE_FLOPS[self.device.type]
         if self.compute.compile == "never":

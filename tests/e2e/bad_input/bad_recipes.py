@@ -523,6 +523,13 @@ CASES = [
         setting('[compute]\ndevice = "cuda"\n'),
     ),
     case(
+        "products in fp8 on a processor",
+        "compute.fp8 needs a GPU of compute capability 8.9 or later (Ada, Hopper); this run computes on cpu. Set it to "
+        "false.",
+        RUN,
+        setting("[compute]\nfp8 = true\n"),
+    ),
+    case(
         "an unknown precision",
         "bad.toml:2: compute.precision: expected 'auto', 'bf16' or 'fp32', got 'fp16'.",
         RUN,
