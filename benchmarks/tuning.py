@@ -75,10 +75,10 @@ class Trial:
         return self.part, self.label, self.depth, self.seed
 
 
-def adamw_sweep(depth: int, multipliers: Sequence[float]) -> Iterator[Trial]:
+def adamw_sweep(depth: int, multipliers: Sequence[float], seed: int = 0) -> Iterator[Trial]:
     """AdamW's rate, Muon's as it is."""
     for factor in multipliers:
-        yield Trial("adamw rate", f"{factor:g}", depth, adamw=factor)
+        yield Trial("adamw rate", f"{factor:g}", depth, seed, adamw=factor)
 
 
 def muon_sweep(depth: int, multipliers: Sequence[float]) -> Iterator[Trial]:
@@ -126,7 +126,13 @@ def plan() -> Iterator[Trial]:
     yield from choices(1, 0)
     yield from choices(2, 0)
     yield from whole(1, (4.0, 8.0, 16.0))
-    yield from adamw_sweep(4, (8.0, 16.0, 4.0))
+    for depth in (1, 2, 3):
+        yield from adamw_sweep(depth, (32.0, 64.0))
+    for depth, seed in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        yield from adamw_sweep(depth, (8.0, 32.0, 16.0, 4.0), seed)
+    yield from choices(1, 1)
+    yield from choices(1, 2)
+    yield from adamw_sweep(4, (8.0, 16.0, 32.0, 4.0))
     for depth in (1, 2, 3):
         yield from muon_sweep(depth, (0.5, 2.0))
     yield from choices(2, 1)

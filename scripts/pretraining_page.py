@@ -17,29 +17,39 @@ SWEEPS = {
 }
 
 
-def sweep(rows: list[Row], part: str) -> dict[int, dict[float, Row]]:
-    """Rows by depth and multiplier; the recipe itself, at 1, stands among those of AdamW's rate."""
+def sweep(rows: list[Row], part: str) -> dict[tuple[int, int], dict[float, Row]]:
+    """Rows by depth and seed, and multiplier; the recipe itself, at 1, stands among those of AdamW's rate."""
     chosen = [row for row in rows if row["part"] == part or (row["part"] == "adamw rate" and row["label"] == "1")]
-    depths = sorted({row["depth"] for row in rows if row["part"] == part})
-    return {d: {float(row["label"]): row for row in chosen if row["depth"] == d and row["seed"] == 0} for d in depths}
+    found: dict[tuple[int, int], dict[float, Row]] = {
+        run: {} for run in sorted({(row["depth"], row["seed"]) for row in rows if row["part"] == part})
+    }
+    for row in chosen:
+        if (run := (row["depth"], row["seed"])) in found:
+            found[run][float(row["label"])] = row
+    return found
 
 
 def sweeps(rows: list[Row], folder: Path) -> None:
-    """Bits per byte over both rates, a line for each depth."""
+    """Bits per byte over both rates, a line for each depth and seed."""
     panels = plt.subplots(1, 2, sharey=True)[1]
     for panel, (part, told) in zip(panels, SWEEPS.items(), strict=True):
         found = sweep(rows, part)
         factors = sorted({factor for line in found.values() for factor in line})
         lines = []
-        for ink, (depth, line) in zip(INK, found.items(), strict=False):
+        for (depth, seed), line in found.items():
             at = sorted(line)
             size = f"{next(iter(line.values()))['parameters'] / 1e6:.2f}M"
-            panel.plot(at, [line[x]["bits_per_byte"] for x in at], "o-", color=ink, label=f"depth {depth}, {size}")
-            lines.append([str(depth), size, *(f"{line[x]['bits_per_byte']:.3f}" if x in line else "" for x in factors)])
+            values, ink = [line[x]["bits_per_byte"] for x in at], INK[(depth - 1) % len(INK)]
+            if seed:
+                panel.plot(at, values, ".:", color=ink, linewidth=0.8)
+            else:
+                panel.plot(at, values, "o-", color=ink, label=f"depth {depth}, {size}")
+            cells = [f"{line[x]['bits_per_byte']:.3f}" if x in line else "" for x in factors]
+            lines.append([str(depth), size, str(seed), *cells])
         panel.set_xscale("log", base=2)
         panel.set_xticks(factors, [f"{factor:g}" for factor in factors])
         panel.set_xlabel(told, fontsize=8)
-        print(table(["depth", "parameters", *(f"x{factor:g}" for factor in factors)], lines))
+        print(table(["depth", "parameters", "seed", *(f"x{factor:g}" for factor in factors)], lines))
     panels[0].set_ylabel("held-out bits per byte")
     panels[0].legend(frameon=False)
     save(folder / "learning-rates.svg")
@@ -51,15 +61,17 @@ def choices(rows: list[Row], folder: Path) -> None:
     if not chosen:
         return
     runs = sorted({(row["depth"], row["seed"]) for row in chosen})
+    inks = {depth: INK[place] for place, depth in enumerate(sorted({depth for depth, _ in runs}))}
     found = {(row["label"], row["depth"], row["seed"]): row["bits_per_byte"] for row in chosen}
     names = list(dict.fromkeys(row["label"] for row in chosen))
     lines, axes = [], plt.subplots(figsize=(6.5, 0.6 + 0.25 * len(names)))[1]
     for place, name in enumerate(names):
         cells = []
-        for ink, run in zip(INK, runs, strict=False):
+        for run in runs:
             value, plain = found.get((name, *run), np.nan), found.get(("the recipe", *run), np.nan)
             cells.append("" if np.isnan(value) else f"{value:.3f} ({value - plain:+.3f})")
-            axes.plot(value - plain, place, "o", color=ink, label=f"depth {run[0]}, seed {run[1]}" if not place else "")
+            label = f"depth {run[0]}" if not place and not run[1] else ""
+            axes.plot(value - plain, place, "o", color=inks[run[0]], alpha=0.7, label=label)
         lines.append([name, *cells])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

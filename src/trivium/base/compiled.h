@@ -60,13 +60,23 @@ Floats load_floats(const float* from) { return load<Floats>(from); }
 
 Floats load_floats(const BFloat16* from) { return as_floats(__builtin_convertvector(load<Halves>(from), Words) << 16); }
 
-Words rounded(Words bits) { return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; }  // to the nearest, ties to even
+// To the nearest bf16, ties to even. The processor's own rounding takes what is below 1e-38 for zero.
+#ifdef __AVX512BF16__
+Halves halves(Floats values) { return (Halves)_mm512_cvtneps_pbh((__m512)values); }
+
+Words rounded(Floats values) { return __builtin_convertvector(halves(values), Words); }
+#else
+Words rounded(Floats values) {
+    const Words bits = (Words)values;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+Halves halves(Floats values) { return __builtin_convertvector(rounded(values), Halves); }
+#endif
 
 void store_elements(float* to, Floats values) { store(to, values); }
 
-void store_elements(BFloat16* to, Floats values) {
-    store(to, __builtin_convertvector(rounded((Words)values), Halves));
-}
+void store_elements(BFloat16* to, Floats values) { store(to, halves(values)); }
 
 void store_element(float* to, float value) { *to = value; }
 

@@ -31,9 +31,17 @@ def library(source: Path) -> Any:
     compiler = cxx_compiler()
     if compiler is None or os.environ.get(PLAIN):
         return None
-    for flags in (FLAGS, [flag for flag in FLAGS if flag != "-fopenmp"]):  # Apple's compiler has no OpenMP
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return ctypes.CDLL(str(_build(source, compiler, flags)))
+    without_openmp = [flag for flag in FLAGS if flag != "-fopenmp"]  # Apple's compiler has none
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        places = {_place(source, compiler, flags): flags for flags in (FLAGS, without_openmp)}
+        if not any(place.exists() for place in places):
+            say(f"compiling {source.name} for this machine, once: some seconds")
+            for place, flags in places.items():
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    _build(source, compiler, flags, place)
+                    break
+        if made := [place for place in places if place.exists()]:
+            return ctypes.CDLL(str(made[0]))
     return None
 
 
@@ -44,20 +52,20 @@ def why_not() -> str:
     return "the C++ compiler fails" if cxx_compiler() else "there is no C++ compiler"
 
 
-def _build(source: Path, compiler: str, flags: Sequence[str]) -> Path:
-    """Compile, once a machine, source and compiler. Processes that do so at the same time do not meet."""
-    target, identity = _machine(compiler)
-    content = [source.read_bytes(), HEADER.read_bytes(), identity, " ".join(flags).encode()]
+def _place(source: Path, compiler: str, flags: Sequence[str]) -> Path:
+    """Where the code of this source, machine and compiler is kept."""
+    content = [source.read_bytes(), HEADER.read_bytes(), _machine(compiler)[1], " ".join(flags).encode()]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trivium"
-    place = folder / f"{source.stem}-{hashlib.sha256(bytes(1).join(content)).hexdigest()[:24]}.so"
-    if not place.exists():
-        say(f"compiling {source.name} for this machine, once: some seconds")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            made = Path(fresh) / place.name
-            _ask(compiler, target, *flags, str(source), "-o", str(made))
-            made.replace(place)
-    return place
+    return folder / f"{source.stem}-{hashlib.sha256(bytes(1).join(content)).hexdigest()[:24]}.so"
+
+
+def _build(source: Path, compiler: str, flags: Sequence[str], place: Path) -> None:
+    """Compile. Processes that do so at the same time do not meet."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as fresh:
+        made = Path(fresh) / place.name
+        _ask(compiler, _machine(compiler)[0], *flags, str(source), "-o", str(made))
+        made.replace(place)
 
 
 @functools.cache

@@ -8,6 +8,8 @@
 
 #include "../base/compiled.h"
 
+#include <memory>
+
 struct Strided {  // (batch, head, token): where a row of head_dim elements begins
     void* first;
     long batch, head, token;
@@ -27,6 +29,7 @@ struct Gradients {
 
 namespace {
 
+constexpr long AHEAD = 16;  // rows to fetch before they are read
 constexpr long BAND = TILE_ROWS * 8;  // an even number
 
 long up_to(long count, long unit) { return (count + unit - 1) / unit * unit; }
@@ -34,6 +37,12 @@ long up_to(long count, long unit) { return (count + unit - 1) / unit * unit; }
 template <class T>
 T* row_of(const Strided& rows, long batch, long head, long token) {
     return static_cast<T*>(rows.first) + batch * rows.batch + head * rows.head + token * rows.token;
+}
+
+// Into the nearest cache: a head's rows lie too far apart for the processor to see which one comes next.
+template <class T>
+void fetch(const T* row, long width) {
+    for (const char *at = (const char*)row, *end = (const char*)(row + width); at < end; at += 64) __builtin_prefetch(at);
 }
 
 template <class T>
@@ -51,6 +60,9 @@ Words joined(const BFloat16* one, const BFloat16* other, bool two) {
     return two ? low | (__builtin_convertvector(load<Halves>(other), Words) << 16) : low;
 }
 
+template <class T>
+using Elements = std::unique_ptr<T[]>;  // not set to zero first, as a vector's are
+
 // A matrix (rows, width) as the right side of a product.
 template <class T>
 class Panels {
@@ -67,6 +79,7 @@ class Panels {
         words = width / ELEMENTS;
         data.assign(up_to(rows, PANEL) * words, 0);
         for (long row = 0; row < rows; row++) {
+            fetch(from + std::min(row + AHEAD, rows - 1) * stride, width);
             uint32_t* to = data.data() + row / PANEL * words * PANEL + row % PANEL;
             for (long word = 0; word < words; word++) std::memcpy(to + word * PANEL, from + row * stride + word * ELEMENTS, 4);
         }
@@ -78,6 +91,7 @@ class Panels {
         words = up_to(rows, ELEMENTS) / ELEMENTS;
         data.assign(up_to(width, PANEL) * words, 0);
         for (long row = 0; row < rows; row += ELEMENTS) {
+            for (long next = 0; next < ELEMENTS; next++) fetch(from + std::min(row + AHEAD + next, rows - 1) * stride, width);
             const T *low = from + row * stride, *high = row + 1 < rows ? low + stride : low;
             uint32_t* to = data.data() + row / ELEMENTS * PANEL;
             long column = 0;
@@ -116,6 +130,10 @@ class Head {
 
     T* row(const Strided& rows, long token, long of) const { return row_of<T>(rows, batch, of, token); }
 
+    void fetch_rows(const Strided& rows, long first) const {  // a tile of them
+        for (long token = first; token < std::min(first + TILE_ROWS, all.tokens); token++) fetch(row(rows, token, head), width);
+    }
+
     // Where the keys of `rows` queries from `first` on begin, in whole panels.
     long first_key(long first, long rows) const {
         long key = all.tokens;
@@ -145,10 +163,11 @@ class Head {
     }
 
     void forward(const Panels<T>& keys, const Panels<T>& values) {
-        std::vector<T> weights(TILE_ROWS * padded());
+        const Elements<T> weights(new T[TILE_ROWS * padded()]);
         for (long first = 0; first < all.tokens; first += TILE_ROWS) {
             const long rows = std::min<long>(TILE_ROWS, all.tokens - first);
             const long begin = first_key(first, rows), end = up_to(first + rows, PANEL);
+            fetch_rows(all.queries, first + rows);
             over_keys(all.queries, first, rows, keys, begin, end, scores);
             float shares[TILE_ROWS];
             for (long at = 0; at < rows; at++) {
@@ -183,14 +202,15 @@ class Head {
                   std::vector<float>& keys_sum, std::vector<float>& values_sum) {
         constexpr long ELEMENTS = Word<T>::ELEMENTS;
         // Element (query, key) of a band: queries that share a word lie side by side.
-        std::vector<T> weights(BAND * padded()), errors(BAND * padded());
-        std::vector<T> tile_errors(TILE_ROWS * padded());
+        const Elements<T> weights(new T[BAND * padded()]), errors(new T[BAND * padded()]);
+        const Elements<T> tile_errors(new T[TILE_ROWS * padded()]);
         Panels<T> out_deep, queries_deep;
         for (long band = 0; band < all.tokens; band += BAND) {
             const long queries = std::min(BAND, all.tokens - band);
             const long begin = first_key(band, queries), end = up_to(band + queries, PANEL);
-            std::fill(weights.begin(), weights.end(), T{});
-            std::fill(errors.begin(), errors.end(), T{});
+            for (long query = 0; query < queries; query += ELEMENTS)
+                for (T* band_row : {weights.get(), errors.get()})
+                    std::memset(band_row + query * padded() + begin * ELEMENTS, 0, (end - begin) * ELEMENTS * sizeof(T));
             for (long first = band; first < band + queries; first += TILE_ROWS) {
                 const long rows = std::min<long>(TILE_ROWS, band + queries - first);
                 tile_backward(gradients, keys, values, first, rows, first - band, weights, errors, tile_errors);
@@ -206,7 +226,7 @@ class Head {
 
    private:
     // sums[key] += sum over the band's queries of band(query, key) * right(query).
-    void add_columns(const std::vector<T>& band, const Panels<T>& right, long begin, long end, long words,
+    void add_columns(const Elements<T>& band, const Panels<T>& right, long begin, long end, long words,
                      std::vector<float>& sums) const {
         constexpr long ELEMENTS = Word<T>::ELEMENTS;
         const Left<T> left{&band[begin * ELEMENTS], ELEMENTS, padded() * ELEMENTS};
@@ -217,20 +237,24 @@ class Head {
 
     // The weights and the gradients of the scores of a tile of queries: into the band, and the latter also by rows.
     void tile_backward(const Gradients& gradients, const Panels<T>& keys, const Panels<T>& values, long first, long rows,
-                       long offset, std::vector<T>& weights, std::vector<T>& errors, std::vector<T>& tile_errors) {
+                       long offset, const Elements<T>& weights, const Elements<T>& errors, const Elements<T>& tile_errors) {
         const long begin = first_key(first, rows), end = up_to(first + rows, PANEL);
+        fetch_rows(all.out, first + rows);
+        float means[TILE_ROWS];
+        for (long at = 0; at < rows; at++)
+            means[at] = sum_of_products(row(all.out, first + at, head), row(gradients.out, first + at, head), width);
+        fetch_rows(all.queries, first + rows);
+        fetch_rows(gradients.out, first + rows);
         over_keys(all.queries, first, rows, keys, begin, end, scores);
         over_keys(gradients.out, first, rows, values, begin, end, slopes);
         for (long at = 0; at < rows; at++) {
             const long query = first + at;
-            const T *out = row(all.out, query, head), *slope = row(gradients.out, query, head);
-            const float mean = sum_of_products(out, slope, width);
             const float log_sum = all.log_sums[(batch * all.n_heads + head) * all.tokens + query];
             float *share = &scores[at * padded()], *error = &slopes[at * padded()];
             for (long key = begin; key < end; key += LANES) {
                 const Floats weight = exponential(masked(share + key, key, query) - log_sum);
                 store(share + key, weight);
-                store(error + key, weight * (load_floats(error + key) - mean) * all.scale);
+                store(error + key, weight * (load_floats(error + key) - means[at]) * all.scale);
                 store_elements(&tile_errors[at * padded() + key], load_floats(error + key));
             }
         }
@@ -241,7 +265,7 @@ class Head {
     }
 
     // One row into the band, or two that share words; the second is nothing where the queries are an odd number.
-    void put(const float* from, bool two, long begin, long end, long offset, std::vector<T>& band) const {
+    void put(const float* from, bool two, long begin, long end, long offset, const Elements<T>& band) const {
         constexpr long ELEMENTS = Word<T>::ELEMENTS;
         T* to = &band[offset * padded()];
         for (long key = begin; key < end; key += LANES) {
@@ -250,13 +274,13 @@ class Head {
                 store_elements(to + key, one);
             else {
                 const Floats other = two ? load_floats(from + padded() + key) : Floats{};
-                store(to + key * ELEMENTS, rounded((Words)one) | (rounded((Words)other) << 16));
+                store(to + key * ELEMENTS, rounded(one) | (rounded(other) << 16));
             }
         }
     }
 
     void query_gradient(const Gradients& gradients, const Panels<T>& keys_deep, long first, long rows,
-                        const std::vector<T>& tile_errors) const {
+                        const Elements<T>& tile_errors) const {
         const long begin = first_key(first, rows), skipped = begin / Word<T>::ELEMENTS;
         const long words = up_to(first + rows, Word<T>::ELEMENTS) / Word<T>::ELEMENTS - skipped;
         for (long column = 0; column < width; column += PANEL)
