@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -46,6 +46,11 @@ void store(void* to, Vector vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+template <class T>
+void fetch(const T* from, long count) {  // into the nearest cache, to be there when it is read
+    for (const char *at = (const char*)from, *end = (const char*)(from + count); at < end; at += 64) __builtin_prefetch(at);
+}
+
 Floats all_of(float value) { return Floats{} + value; }
 
 Ints lane_numbers() {
@@ -58,13 +63,19 @@ Floats as_floats(Words words) { return (Floats)words; }
 
 Floats load_floats(const float* from) { return load<Floats>(from); }
 
-Floats load_floats(const BFloat16* from) { return as_floats(__builtin_convertvector(load<Halves>(from), Words) << 16); }
+#ifdef __AVX512F__
+Words widened(Halves halves) { return (Words)_mm512_cvtepu16_epi32((__m256i)halves); }  // in one, as GCC does not see
+#else
+Words widened(Halves halves) { return __builtin_convertvector(halves, Words); }
+#endif
+
+Floats load_floats(const BFloat16* from) { return as_floats(widened(load<Halves>(from)) << 16); }
 
 // To the nearest bf16, ties to even. The processor's own rounding takes what is below 1e-38 for zero.
 #ifdef __AVX512BF16__
 Halves halves(Floats values) { return (Halves)_mm512_cvtneps_pbh((__m512)values); }
 
-Words rounded(Floats values) { return __builtin_convertvector(halves(values), Words); }
+Words rounded(Floats values) { return widened(halves(values)); }
 #else
 Words rounded(Floats values) {
     const Words bits = (Words)values;
@@ -95,16 +106,21 @@ float element(BFloat16 value) {
     return result;
 }
 
-float total(Floats values) {
+float total(Floats values) {  // halves are added up until one lane is left
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)values);
+#else
     float lanes[LANES];
     std::memcpy(lanes, &values, sizeof values);
 #pragma GCC unroll 4
     for (int width = LANES / 2; width; width /= 2)
         for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
     return lanes[0];
+#endif
 }
 
-// A word is one fp32 element or a pair of bf16 ones. sums += left * right, a pair's two products one after the other.
+// A word is one fp32 element or a pair of bf16 ones, the first in its lower half. add: sums += left * right, a pair's two
+// products one after the other.
 template <class T>
 struct Word;
 
@@ -112,11 +128,15 @@ template <>
 struct Word<float> {
     static constexpr int ELEMENTS = 1;
     static Floats add(Floats sums, Words left, Words right) { return sums + as_floats(left) * as_floats(right); }
+    static Floats element(Words words, int) { return as_floats(words); }
+    static Words words(const Floats* elements) { return (Words)elements[0]; }
 };
 
 template <>
 struct Word<BFloat16> {
     static constexpr int ELEMENTS = 2;
+    static Floats element(Words words, int which) { return as_floats(which ? words & 0xffff0000 : words << 16); }
+    static Words words(const Floats* elements) { return rounded(elements[0]) | (rounded(elements[1]) << 16); }
     static Floats add(Floats sums, Words left, Words right) {
 #ifdef __AVX512BF16__
         return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)left, (__m512bh)right);
@@ -208,6 +228,8 @@ __attribute__((noinline)) void tile(Left<T> left, const uint32_t* panel, long wo
             sums[row][1] = load_floats(to.from(row).first + LANES);
         }
     for (long word = 0; word < words; word++, panel += PANEL, at += left.word_stride) {
+        if (ROWS > 2)  // meanwhile the next panel comes near: of large matrices it is in no core's cache yet
+            for (int line = 0; line < PANEL; line += 16) __builtin_prefetch(panel + words * PANEL + line, 0, 2);
         const Words first = load<Words>(panel), second = load<Words>(panel + LANES);
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; row++) {

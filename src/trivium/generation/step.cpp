@@ -225,7 +225,10 @@ class Pass {
                 const T* query = &queries[token * heads_width + head * width];
                 const T* keys = slot(cache.keys, number, row, head / groups, 0);
                 const T* values = slot(cache.values, number, row, head / groups, 0);
-                for (long at = 0; at < seen; at++) scores[at] = product(query, keys + at * width);
+                for (long at = 0; at < seen; at++) {
+                    fetch(values + at * width, width);
+                    scores[at] = product(query, keys + at * width);
+                }
                 const float scale = 1.0f / exponentials(scores.data(), seen, largest(scores.data(), seen));
                 mix(scores.data(), values, seen, scale, &mixed[index * mixed_width + head * width]);
             }
@@ -235,8 +238,9 @@ class Pass {
     void mix(const float* weights, const T* values, long count, float scale, T* to) const {
         const long width = model.head_dim;
         long at = 0;
-        for (; at + 4 * LANES <= width; at += 4 * LANES) strip<4>(weights, values + at, count, scale, to + at);
-        for (; at + LANES <= width; at += LANES) strip<1>(weights, values + at, count, scale, to + at);
+        constexpr int STEP = LANES * Word<T>::ELEMENTS, WIDE = 4 / Word<T>::ELEMENTS;
+        for (; at + WIDE * STEP <= width; at += WIDE * STEP) strip<WIDE>(weights, values + at, count, scale, to + at);
+        for (; at + STEP <= width; at += STEP) strip<1>(weights, values + at, count, scale, to + at);
         for (; at < width; at++) {
             float sum = 0;
             for (long slot = 0; slot < count; slot++) sum += weights[slot] * element(values[slot * width + at]);
@@ -246,11 +250,18 @@ class Pass {
 
     template <int VECTORS>
     void strip(const float* weights, const T* values, long count, float scale, T* to) const {
-        Floats sums[VECTORS] = {};
+        constexpr int ELEMENTS = Word<T>::ELEMENTS;
+        Floats sums[VECTORS][ELEMENTS] = {};
         for (long slot = 0; slot < count; slot++, values += model.head_dim)
-            for (int part = 0; part < VECTORS; part++)
-                sums[part] += weights[slot] * load_floats(values + part * LANES);
-        for (int part = 0; part < VECTORS; part++) store_elements(to + part * LANES, sums[part] * scale);
+            for (int part = 0; part < VECTORS; part++) {
+                const Words words = load<Words>(values + part * LANES * ELEMENTS);
+                for (int which = 0; which < ELEMENTS; which++)
+                    sums[part][which] += weights[slot] * Word<T>::element(words, which);
+            }
+        for (int part = 0; part < VECTORS; part++) {
+            for (Floats& sum : sums[part]) sum *= scale;
+            store(to + part * LANES * ELEMENTS, Word<T>::words(sums[part]));
+        }
     }
 
     void choose() {  // what is left of the pass is for the wanted tokens alone: the others' keys and values are placed

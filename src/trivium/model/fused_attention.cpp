@@ -29,7 +29,7 @@ struct Gradients {
 
 namespace {
 
-constexpr long AHEAD = 16;  // rows to fetch before they are read
+constexpr long AHEAD = 16;  // rows to fetch before they are read: they lie too far apart for the processor to do so
 constexpr long BAND = TILE_ROWS * 8;  // an even number
 
 long up_to(long count, long unit) { return (count + unit - 1) / unit * unit; }
@@ -37,12 +37,6 @@ long up_to(long count, long unit) { return (count + unit - 1) / unit * unit; }
 template <class T>
 T* row_of(const Strided& rows, long batch, long head, long token) {
     return static_cast<T*>(rows.first) + batch * rows.batch + head * rows.head + token * rows.token;
-}
-
-// Into the nearest cache: a head's rows lie too far apart for the processor to see which one comes next.
-template <class T>
-void fetch(const T* row, long width) {
-    for (const char *at = (const char*)row, *end = (const char*)(row + width); at < end; at += 64) __builtin_prefetch(at);
 }
 
 template <class T>
@@ -56,8 +50,8 @@ void store_row(T* to, const float* from, long width) {
 Words joined(const float* one, const float*, bool) { return load<Words>(one); }
 
 Words joined(const BFloat16* one, const BFloat16* other, bool two) {
-    const Words low = __builtin_convertvector(load<Halves>(one), Words);
-    return two ? low | (__builtin_convertvector(load<Halves>(other), Words) << 16) : low;
+    const Words low = widened(load<Halves>(one));
+    return two ? low | (widened(load<Halves>(other)) << 16) : low;
 }
 
 template <class T>
@@ -269,13 +263,8 @@ class Head {
         constexpr long ELEMENTS = Word<T>::ELEMENTS;
         T* to = &band[offset * padded()];
         for (long key = begin; key < end; key += LANES) {
-            const Floats one = load_floats(from + key);
-            if constexpr (ELEMENTS == 1)
-                store_elements(to + key, one);
-            else {
-                const Floats other = two ? load_floats(from + padded() + key) : Floats{};
-                store(to + key * ELEMENTS, rounded(one) | (rounded(other) << 16));
-            }
+            const Floats rows[] = {load_floats(from + key), two ? load_floats(from + padded() + key) : Floats{}};
+            store(to + key * ELEMENTS, Word<T>::words(rows));
         }
     }
 
