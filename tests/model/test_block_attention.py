@@ -1,14 +1,18 @@
 """Attention over blocks sees what the mask of `document_bias` shows. Its gradients are in tests/gpu: a CPU has none."""
 
+from collections.abc import Callable, Iterable
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
 
-from trivium.model import ModelConfig
+from trivium.model import Decoder, ModelConfig
 from trivium.model.attention import Attention, Context, attend, document_bias
 from trivium.model.block_attention import available, block_attention, block_mask
 from trivium.model.fused_attention import seen_spans
 from trivium.model.rope import rotary_table
+from trivium.model.transformer import Block, _train_block
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")  # its kernel is for GPUs
 
@@ -61,6 +65,22 @@ def test_blocks_of_other_documents_are_not_visited() -> None:
     mask = block_mask(seen_spans(positions))
     assert mask.kv_num_blocks.flatten().tolist() == [1, 1, 1, 1]
     assert mask.kv_indices[0, 0, :, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_compiled_blocks_take_a_new_mask_every_step(make_decoder: Callable[..., Decoder]) -> None:
+    model = make_decoder(n_layers=4, head_dim=16).requires_grad_(False)
+    block = torch.compile(_train_block, dynamic=False, fullgraph=True, backend="eager")
+    x = torch.randn(2, 64, model.config.d_model, generator=torch.Generator().manual_seed(0))
+    torch._dynamo.utils.counters.clear()
+    for first in (20, 21, 33):
+        positions = torch.cat([torch.arange(first), torch.arange(64 - first)]).expand(2, -1)
+        cos, sin = (table[positions][:, None] for table in (model.cos, model.sin))
+        context = Context(cos, sin, None, blocks=block_mask(seen_spans(positions)))
+        for each in cast(Iterable[Block], model.blocks):
+            torch.testing.assert_close(block(each, x, 0, context), each(x, 0, context), atol=1e-5, rtol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2, (
+        "neither layers nor masks want code of their own"
+    )
 
 
 def test_a_cpu_trains_otherwise() -> None:
