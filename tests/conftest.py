@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:  # tests that need no torch should not wait for it
+    from torch import Tensor
+
     from trivium.model import Decoder, Scorer
 
     Model = TypeVar("Model", bound=Decoder)
@@ -47,6 +49,24 @@ def make_scorer() -> Callable[..., Scorer]:
         return _random(Scorer, seed, shape)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def train_briefly() -> Callable[[Decoder, Callable[[], Tensor]], list[float]]:
+    """`train_briefly(model, loss)`: 60 steps of AdamW; the loss before each."""
+    import torch
+
+    def train(model: Decoder, loss: Callable[[], Tensor]) -> list[float]:
+        optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+        for _ in range(60):
+            now = loss()
+            optimizer.zero_grad()
+            now.backward()
+            optimizer.step()
+            losses.append(now.item())
+        return losses
+
+    return train
 
 
 def _random(kind: type[Model], seed: int, shape: dict[str, object]) -> Model:

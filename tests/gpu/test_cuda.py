@@ -100,7 +100,11 @@ def test_gradients_of_forked_rows_equal_those_of_the_cpu(make_decoder: Callable[
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_training_in_fp8_keeps_to_that_in_bf16(make_decoder: Callable[..., Decoder], compiled: bool) -> None:
+def test_training_in_fp8_keeps_to_that_in_bf16(
+    make_decoder: Callable[..., Decoder],
+    train_briefly: Callable[[Decoder, Callable[[], torch.Tensor]], list[float]],
+    compiled: bool,
+) -> None:
     if not supported(torch.device("cuda")):
         pytest.skip("this device has no products in fp8")
     batch, ended = packed_rows(4, 384).to("cuda"), []
@@ -111,14 +115,7 @@ def test_training_in_fp8_keeps_to_that_in_bf16(make_decoder: Callable[..., Decod
             model.train_in_fp8()
         if compiled:
             model.compile_blocks()
-        optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
-        for _ in range(60):
-            loss = next_token_loss(model, batch).mean
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        ended.append(losses)
+        ended.append(train_briefly(model, lambda model=model: next_token_loss(model, batch).mean))
     plain, rounded = ended
     assert plain[-1] < 0.8 * plain[0]
     assert rounded[-1] == pytest.approx(plain[-1], abs=0.1 * (plain[0] - plain[-1]))

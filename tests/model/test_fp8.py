@@ -13,6 +13,7 @@ from trivium.model.layers import Linear
 from trivium.objectives.lm import lm_loss
 
 Make = Callable[..., Decoder]
+Train = Callable[[Decoder, Callable[[], Tensor]], list[float]]
 SHAPE = {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "d_ff": 96}
 
 
@@ -64,9 +65,9 @@ def test_zeros_give_zeros() -> None:
     assert not out.any() and x.grad is not None and not x.grad.any()
 
 
-def test_a_model_trains_by_them_and_is_measured_without(make_decoder: Make) -> None:
+def test_a_model_trains_by_them_and_is_measured_without(make_decoder: Make, train_briefly: Train) -> None:
     ids = torch.randint(48, (8, 32), generator=torch.Generator().manual_seed(0))
-    ended = []
+    everywhere, ended = torch.ones_like(ids, dtype=torch.bool), []
     for fp8 in (False, True):
         model = make_decoder(**SHAPE)
         model.compute_dtype = torch.bfloat16
@@ -77,14 +78,7 @@ def test_a_model_trains_by_them_and_is_measured_without(make_decoder: Make) -> N
             assert torch.equal(model(ids), before)
         if fp8:
             assert not torch.equal(model(ids), before), "a pass with gradients is rounded"
-        optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
-        for _ in range(60):
-            loss = lm_loss(model(ids), ids, torch.ones_like(ids, dtype=torch.bool)).mean
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        ended.append(losses)
+        ended.append(train_briefly(model, lambda model=model: lm_loss(model(ids), ids, everywhere).mean))
     plain, rounded = ended
     assert plain[-1] < plain[0] / 2
     assert rounded[-1] == pytest.approx(plain[-1], abs=0.1 * (plain[0] - plain[-1]))

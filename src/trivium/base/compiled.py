@@ -32,16 +32,18 @@ def library(source: Path) -> Any:
     if compiler is None or os.environ.get(PLAIN):
         return None
     without_openmp = [flag for flag in FLAGS if flag != "-fopenmp"]  # Apple's compiler has none
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+    try:
         places = {_place(source, compiler, flags): flags for flags in (FLAGS, without_openmp)}
-        if not any(place.exists() for place in places):
-            say(f"compiling {source.name} for this machine, once: some seconds")
-            for place, flags in places.items():
-                with contextlib.suppress(subprocess.CalledProcessError):
-                    _build(source, compiler, flags, place)
-                    break
-        if made := [place for place in places if place.exists()]:
-            return ctypes.CDLL(str(made[0]))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    kept = [place for place in places if place.exists()]
+    if not kept:
+        say(f"compiling {source.name} for this machine, once: some seconds")
+    for place in kept or places:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if place not in kept:
+                _build(source, compiler, places[place], place)
+            return ctypes.CDLL(str(place))
     return None
 
 
